@@ -1,0 +1,62 @@
+# Nothing but Python ≥ 3.11, make and a package index is needed: every target sets up .venv by itself, once.
+PYTHON ?= python3
+BUDGET ?=
+DATA   ?=
+NB     ?=
+PORT   ?= 8000
+
+BIN    := .venv/bin
+PY     := $(BIN)/python
+BOOK   := $(PY) -m jupyter_book build . --toc book/_toc.yml --path-output . -nW --keep-going
+# A matplotlib cache in a place that can always be written, so that no first-run message reaches an output.
+export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
+
+.PHONY: run test lint unit nbval book page-tests full lab serve lock clean help
+.DEFAULT_GOAL := help
+
+help:  ## show the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v[0]}.{v[1]} is too old: use 3.11 or newer, for instance make PYTHON=python3.12")'
+	@echo "Setting up .venv from requirements.lock (once, about 6 GB with the GPU libraries)"
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+run: .venv/ready  ## execute every notebook and build the book from it (BUDGET=quick DATA=embedded NB=…)
+	@COURSE_BUDGET=$(or $(BUDGET),quick) COURSE_DATA=$(or $(DATA),embedded) $(PY) -m helpers.notebooks run $(NB)
+
+test: lint unit nbval book page-tests  ## lint, unit tests, notebooks compared, strict book build, page tests
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers tests notebooks
+
+unit: .venv/ready
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/test_book.py
+
+nbval: .venv/ready
+	COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadfile
+
+book: .venv/ready  ## the book from the committed outputs, into _build/html
+	$(BOOK)
+
+page-tests: book
+	$(PY) -m pytest tests/test_book.py
+
+full: .venv/ready  ## run in place and rewrite the committed outputs (BUDGET=full DATA=real NB=…)
+	@COURSE_BUDGET=$(or $(BUDGET),full) COURSE_DATA=$(or $(DATA),real) $(PY) -m helpers.notebooks store $(NB)
+
+lab: .venv/ready  ## JupyterLab in notebooks/
+	$(BIN)/jupyter lab --notebook-dir=. notebooks
+
+serve: book  ## the built book on localhost
+	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what was built, not the environment
+	rm -rf _build

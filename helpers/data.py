@@ -1,0 +1,203 @@
+"""The course's image sets, all in one shape: uint8 images (N, C, H, W), int64 labels (N,), class names."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from helpers import runtime
+from helpers.download import DownloadError, download_gzipped, missing_files
+from helpers.transforms import compose, normalize, pad, scale
+
+__all__ = ["ImageSet", "Splits", "compose", "digits", "mnist", "normalize", "pad", "scale"]
+
+DIGITS = tuple("0123456789")
+MNIST_VALIDATION = 5_000  # the TF1 loader held out the first 5,000 training images
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """Labelled images of one size, on one device.
+
+    Args:
+        images: (N, C, H, W) uint8, contiguous, N ≥ 1.
+        labels: (N,) int64 class indices in [0, K).
+        classes: the K class names.
+        name: which set this is, as in "MNIST test".
+
+    Raises:
+        ValueError: any of this does not hold.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        self._require(images.dtype == torch.uint8 and images.ndim == 4, "images must be uint8 (N, C, H, W)")
+        self._require(images.is_contiguous(), "images must be contiguous: call .contiguous() on them")
+        self._require(labels.dtype == torch.int64 and labels.ndim == 1, "labels must be int64 (N,)")
+        self._require(0 < len(images) == len(labels), "wants one label per image, and an image at least")
+        self._require(images.device == labels.device, "images and labels must lie on one device")
+        low, high = int(labels.min()), int(labels.max())
+        self._require(low >= 0 and high < len(self.classes), f"labels run from {low} to {high}")
+
+    def _require(self, condition: bool, complaint: str) -> None:
+        if not condition:
+            raise ValueError(f"{complaint}, in {self!r}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        images, labels = (f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (self.images, self.labels))
+        return f"ImageSet({self.name!r}, images {images}, labels {labels}, {len(self.classes)} classes)"
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, indices: Sequence[int] | torch.Tensor) -> ImageSet:
+        """The images at these indices, in this order.
+
+        Raises:
+            ValueError: there are no indices, or not all of them are whole numbers in [0, N).
+        """
+        chosen = torch.as_tensor(indices, device=self.images.device)
+        whole = chosen.dtype in (torch.int32, torch.int64) and chosen.ndim == 1 and len(chosen) > 0
+        inside = whole and int(chosen.min()) >= 0 and int(chosen.max()) < len(self)
+        self._require(inside, f"a subset wants whole numbers from 0 to {len(self) - 1}")
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+    def join(self, other: ImageSet) -> ImageSet:
+        """This set followed by another.
+
+        Raises:
+            ValueError: the two differ in classes, image size or device.
+        """
+        mine, theirs = ((s.classes, s.images.shape[1:], s.images.device) for s in (self, other))
+        self._require(
+            mine == theirs, f"can't join {other!r}: classes, image size or device differ from those"
+        )
+        images, labels = torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
+        return ImageSet(images, labels, self.classes, f"{self.name} + {other.name}")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The three parts of a data set; `embedded` says that it is the stand-in that needs no file."""
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    name: str
+    embedded: bool
+
+
+@functools.cache
+def digits() -> Splits:
+    """Scikit-learn's 1,797 scanned digits in MNIST's form: no file, no network, always the same split.
+
+    Each 8×8 scan is enlarged to 20×20 and set into 28×28 with its centre of mass at (14, 14), white on black.
+    The same 13 people wrote all three parts, so that its test is easier than MNIST's.
+
+    Returns:
+        1,297 training, 200 validation and 300 test images (1, 28, 28), all with the classes in proportion.
+
+    Source: LeCun et al. 1998, section III-A, for the form; scikit-learn's `load_digits` for the scans.
+    """
+    from sklearn.datasets import load_digits  # imported here because it takes seconds
+    from sklearn.model_selection import train_test_split
+
+    scans = load_digits()
+    images, labels = _to_mnist_form(torch.from_numpy(scans.images)), torch.from_numpy(scans.target).long()
+    rest, test = train_test_split(range(1797), test_size=300, stratify=scans.target, random_state=0)
+    train, val = train_test_split(rest, test_size=200, stratify=scans.target[rest], random_state=0)
+    everything = ImageSet(images, labels, DIGITS, "embedded digits")
+    return _splits("embedded digits", [everything.subset(part) for part in (train, val, test)], embedded=True)
+
+
+def mnist(source: str | None = None, root: Path | str | None = None) -> Splits:
+    """MNIST as 55,000/5,000/10,000 images, validation being the first 5,000 of the training file.
+
+    Args:
+        source: `real`; `embedded` for `digits()` in its place; or `auto`: real if it can be had, else
+            embedded with one line that says so. By default what `COURSE_DATA` says.
+        root: folder of `MNIST/raw/*-ubyte`; missing files are downloaded into it. By default what
+            `COURSE_DATA_ROOT` says.
+
+    Raises:
+        ValueError: unknown source; or, with `auto` too, a file that is truncated or altered.
+        FileNotFoundError: source is `real`, and files are missing that no mirror gives.
+    """
+    source = runtime.data_source() if source is None else source
+    if source not in runtime.DATA_SOURCES:
+        raise ValueError(f"source={source!r} is unknown: use one of {', '.join(runtime.DATA_SOURCES)}")
+    if source == "embedded":
+        return digits()
+    return _load_mnist(Path(root or runtime.data_root()).expanduser() / "MNIST" / "raw", source)
+
+
+@functools.cache  # so that the files are read once, and the line about the stand-in is printed once
+def _load_mnist(folder: Path, source: str) -> Splits:
+    """MNIST from the folder, downloaded if need be; with `auto`, the digits if that fails."""
+    if missing_files(folder, MNIST_SHA256):
+        try:
+            download_gzipped(folder, MNIST_SHA256, MNIST_MIRRORS)
+        except DownloadError as error:
+            if source == "real":
+                advice = "set COURSE_DATA_ROOT to the folder that holds MNIST/raw, or COURSE_DATA=embedded"
+                raise FileNotFoundError(f"no MNIST in {folder}, no download ({error}): {advice}") from None
+            print(f"No MNIST here, no download ({error}): going on with scikit-learn's 1,797 digits.")
+            return digits()
+    train, test = _read_mnist(folder, "train"), _read_mnist(folder, "t10k")
+    val, rest = range(MNIST_VALIDATION), range(MNIST_VALIDATION, len(train))
+    return _splits("MNIST", [train.subset(rest), train.subset(val), test], embedded=False)
+
+
+def _read_mnist(folder: Path, part: str) -> ImageSet:
+    """The `train` or the `t10k` images with their labels, from files that were checked."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file  # imported here: it takes seconds
+
+    images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))[:, None]
+    labels = read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
+    return ImageSet(images, labels, DIGITS, f"MNIST {part}")
+
+
+def _splits(name: str, parts: Sequence[ImageSet], *, embedded: bool) -> Splits:
+    """Training, validation and test part as Splits, each part named after the set and its role."""
+    roles = ("train", "validation", "test")
+    named = [replace(part, name=f"{name} {role}") for part, role in zip(parts, roles, strict=True)]
+    return Splits(*named, name=name, embedded=embedded)
+
+
+def _to_mnist_form(scans: torch.Tensor) -> torch.Tensor:
+    """Scans (N, 8, 8) with ink 0…16 as uint8 (N, 1, 28, 28): 20×20 in size, centre of mass at (14, 14)."""
+    drawn = F.interpolate(scans[:, None] * (255 / 16), size=20, mode="bicubic").clamp(0, 255)[:, 0]
+    pixel = torch.arange(20)
+    mass = drawn.sum((1, 2))
+    top = (14 - (drawn.sum(2) * pixel).sum(1) / mass).round().long()
+    left = (14 - (drawn.sum(1) * pixel).sum(1) / mass).round().long()
+    scan = torch.arange(len(scans))[:, None, None]
+    canvas = torch.zeros(len(scans), 1, 28, 28, dtype=torch.uint8)
+    canvas[scan, 0, (top[:, None] + pixel)[:, :, None], (left[:, None] + pixel)[:, None]] = (
+        drawn.round().byte()
+    )
+    return canvas

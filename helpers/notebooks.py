@@ -1,0 +1,259 @@
+"""Run the course's notebooks and publish what came out.
+
+    python -m helpers.notebooks run [NAME ...]       execute copies, build the book from them, print a table
+    python -m helpers.notebooks store [NAME ...]     execute in place: the outputs that the book shows
+    python -m helpers.notebooks restamp --because "why no result can differ" [NAME ...]
+
+The budget and the data come from COURSE_BUDGET and COURSE_DATA. `load` gives the model of a notebook.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+
+from helpers import runtime
+from helpers.progress import duration
+from helpers.stamps import NOTEBOOKS, code_hash, helpers_hash, load, names, read, records, stale, stamp
+
+__all__ = ["execute", "load", "restamp", "run", "store"]
+
+RUN_FOLDER = runtime.PROJECT_ROOT / "_build" / "run"
+
+
+class NotebookFailed(RuntimeError):
+    """A cell of a notebook raised or ended its kernel; the message holds the cell and the error."""
+
+
+def execute(name: str, save_to: Path) -> NotebookNode:
+    """Run a notebook in its own kernel, with one progress line, and save the result with its stamp.
+
+    Args:
+        name: the notebook's name.
+        save_to: the file to write; on failure nothing is written.
+
+    Raises:
+        NotebookFailed: a cell raised, or the kernel died, as it does when memory runs out.
+    """
+    notebook = read(name)
+    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    started, current = time.perf_counter(), 0
+
+    def show(cell_index: int, **_: Any) -> None:
+        nonlocal current
+        current, done = cell_index, sum(i < cell_index for i in code)
+        _line(f"{name}: cell {done + 1} of {len(code)}, {duration(time.perf_counter() - started)}")
+
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        record_timing=False,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        on_cell_execute=show,
+        extra_arguments=["--log-level=ERROR"],  # of the kernel: no warning about its own connection
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, DeadKernelError) as error:
+        what = str(error) if isinstance(error, CellExecutionError) else _died_in(notebook.cells[current])
+        raise NotebookFailed(
+            f"{name} failed after {duration(time.perf_counter() - started)}\n{_plain(what)}"
+        ) from None
+    seconds = time.perf_counter() - started
+    stamp(notebook, seconds)
+    _line(f"{name}: {len(code)} cells in {duration(seconds)}", last=True)
+    save_to.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = save_to.with_suffix(".unfinished")
+    nbformat.write(notebook, unfinished)
+    os.replace(unfinished, save_to)
+    return notebook
+
+
+def _died_in(cell: NotebookNode) -> str:
+    """What to say about a cell that ended its kernel."""
+    return f"the kernel died, perhaps for want of memory, in this cell:\n{cell.source}"
+
+
+def _plain(text: str) -> str:
+    """The text without the colours that IPython gives to tracebacks."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _line(text: str, last: bool = False) -> None:
+    """A progress line: rewritten in a terminal; elsewhere only its last state is printed."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}", end="\n" if last else "", flush=True)
+    elif last:
+        print(text, flush=True)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of text, the first one the header, as a table with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+
+
+def run(wanted: list[str]) -> int:
+    """Execute copies of notebooks, build the book from them and print one table.
+
+    Returns:
+        The exit code: 0 if every notebook ran and the book was built.
+    """
+    selected = names(wanted)
+    source = RUN_FOLDER / "source"
+    shutil.rmtree(RUN_FOLDER, ignore_errors=True)
+    shutil.copytree(runtime.PROJECT_ROOT / "book", source / "book")
+    shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copy(runtime.PROJECT_ROOT / "_config.yml", source)
+    print(runtime.describe(), flush=True)
+    rows, failures = [("notebook", "article", "stored run", "this run", "time")], []
+    for name in selected:
+        stored = records(read(name))
+        try:
+            notebook = execute(name, source / "notebooks" / f"{name}.ipynb")
+        except NotebookFailed as failure:
+            failures.append(str(failure))
+            rows.append(
+                (name, stored.get("headline-article", "–"), stored.get("headline-here", "–"), "FAILED", "–")
+            )
+            continue
+        fresh, seconds = records(notebook), notebook.metadata["course"]["stamp"]["wall_seconds"]
+        rows.append(
+            (
+                name,
+                fresh.get("headline-article", "–"),
+                stored.get("headline-here", "–"),
+                fresh.get("headline-here", "–"),
+                duration(seconds),
+            )
+        )
+    built = _build_book(source)
+    print(f"\n{table(rows)}\n")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    index = RUN_FOLDER / "_build" / "html" / "index.html"
+    print(f"The book from this run: {index}" if built else "The book could not be built: see above.")
+    return int(bool(failures) or not built)
+
+
+def _build_book(source: Path) -> bool:
+    """Build the book of a run; on failure print what the builder said."""
+    print("book: building", flush=True)
+    command = [sys.executable, "-m", "jupyter_book", "build", str(source)]
+    command += [
+        "--toc",
+        str(source / "book" / "_toc.yml"),
+        "--path-output",
+        str(RUN_FOLDER),
+        "-nW",
+        "--keep-going",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        print(result.stdout[-4000:], result.stderr[-4000:], file=sys.stderr)
+    return result.returncode == 0
+
+
+def store(wanted: list[str], force: bool = False) -> int:
+    """Execute notebooks in place and stamp them: their outputs are what the book shows.
+
+    A notebook whose stored outputs come from a larger budget, or from real data when this run is told to use
+    the embedded set, is left alone unless forced.
+
+    Returns:
+        The exit code: 0 if every notebook was stored.
+    """
+    selected, problems = names(wanted), 0
+    print(runtime.describe(), flush=True)
+    for name in selected:
+        kept = read(name).metadata.get("course", {}).get("stamp", {})
+        better = _better(kept) if kept else None
+        if better and not force:
+            print(f"{name}: kept, its outputs come from {better} (--force replaces them)")
+            problems = 1
+            continue
+        try:
+            execute(name, NOTEBOOKS / f"{name}.ipynb")
+        except NotebookFailed as failure:
+            print(failure, file=sys.stderr)
+            problems = 1
+    return problems
+
+
+def _better(kept: dict[str, Any]) -> str | None:
+    """What stored outputs have over those that today's dials would give, by their stamp; None if nothing."""
+    if runtime.BUDGETS.index(runtime.budget_name()) < runtime.BUDGETS.index(kept["budget"]):
+        return f"the {kept['budget']} budget"
+    if runtime.data_source() == "embedded" and not kept["data"].startswith("embedded"):
+        return f"other data than the embedded set ({kept['data']})"
+    return None
+
+
+def restamp(wanted: list[str], because: str) -> int:
+    """Accept stored outputs as fresh after a change in helpers/ that cannot alter a result.
+
+    The reason is kept in the notebook's metadata.
+
+    Args:
+        wanted: names of notebooks; empty for all.
+        because: why no result can differ.
+
+    Raises:
+        ValueError: no reason is given, or a notebook's own code has changed (it must be run).
+    """
+    if not because.strip():
+        raise ValueError("say with --because why no result can differ")
+    for name in names(wanted):
+        notebook = read(name)
+        kept = notebook.metadata.get("course", {}).get("stamp")
+        if kept is None or kept["code_hash"] != code_hash(notebook):
+            raise ValueError(f"{name} must be run: {stale(notebook)}")
+        if kept["helpers_hash"] == helpers_hash(notebook):
+            continue
+        kept["helpers_hash"] = helpers_hash(notebook)
+        kept.setdefault("restamped", []).append({"date": date.today().isoformat(), "because": because})
+        nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
+        print(f"{name}: stamped anew")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; bad names and dials end with one line and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.notebooks", description="Run the course's notebooks."
+    )
+    parser.add_argument("action", choices=("run", "store", "restamp"))
+    parser.add_argument("names", nargs="*", help="notebooks; all if none is named")
+    parser.add_argument("--force", action="store_true", help="store: replace outputs of a larger budget too")
+    parser.add_argument("--because", default="", help="restamp: why no result can differ")
+    options = parser.parse_intermixed_args(arguments)  # names may follow --because
+    try:
+        runtime.budget_name(), runtime.data_source()
+        if options.action == "run":
+            return run(options.names)
+        if options.action == "store":
+            return store(options.names, options.force)
+        return restamp(options.names, options.because)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

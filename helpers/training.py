@@ -1,0 +1,425 @@
+"""Train and evaluate a classifier on an `ImageSet`: one loop for every notebook.
+
+Images stay uint8 on the training device; shuffling, gathering and scaling happen there on whole batches,
+and no step waits for the device. A run can be cut at any point and resumed bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import checkpoints
+from helpers.data import ImageSet
+from helpers.progress import ProgressLine
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class State:
+    """What a hook sees after a step.
+
+    `step` counts from 1, `epoch` from 0. `images` is the transformed batch (N, C, H, W), `labels` (N,),
+    `logits` (N, K) as the model returned them before this step's update, `loss` a scalar tensor.
+    """
+
+    step: int
+    epoch: int
+    model: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    logits: torch.Tensor
+    loss: torch.Tensor
+
+
+Hook = tuple[int, Callable[[State], None]]
+
+
+@dataclass
+class History:
+    """What a training run measured.
+
+    `loss` and `accuracy` (0 to 1) hold one value a step, on that step's batch; `val` one entry an epoch with
+    `step`, `epoch`, `loss` and `top1`. `images` counts the training images seen. `seconds` is the time spent
+    in steps and hooks; validation and checkpoints are left out.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    val: list[dict[str, float]] = field(default_factory=list)
+    images: int = 0
+    seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps."""
+        return len(self.loss)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images processed a second."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of one pass over a set, each averaged over its images.
+
+    `loss` is the mean loss; `top1` and `top5` are accuracies from 0 to 1; `confusion` (K, K) int64 counts
+    [true class, predicted class]; `predicted` (N,) int64 and `probabilities` (N, K) float32 lie on the CPU.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    confusion: torch.Tensor
+    predicted: torch.Tensor
+    probabilities: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of images evaluated."""
+        return len(self.predicted)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter.
+
+    Raises:
+        ValueError: the model has no parameters.
+    """
+    for parameter in model.parameters():
+        return parameter.device
+    raise ValueError("the model has no parameters: there is nothing to train or evaluate")
+
+
+def fit(
+    model: nn.Module,
+    train: ImageSet,
+    *,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    transform: Transform,
+    steps: int | None = None,
+    epochs: int | None = None,
+    loss_fn: LossFunction = F.cross_entropy,
+    seed: int = 0,
+    shuffle: bool = True,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    val: ImageSet | None = None,
+    hooks: Sequence[Hook] = (),
+    checkpoint: Path | str | None = None,
+    checkpoint_every: int = 1000,
+    progress: bool = True,
+    label: str = "training",
+) -> History:
+    """Train a model, in place, and return what was measured.
+
+    Each epoch visits every image once in an order drawn from `seed` and the epoch's number; the last batch
+    of an epoch is smaller if the batch size does not divide the set. Dropout draws from torch's global
+    generator: call `runtime.seed_everything` first. The model is left in training mode, its convolution
+    weights in channels-last order (same values, faster).
+
+    Args:
+        model: maps (N, C, H, W) float images to (N, K) logits; stays on its device.
+        train: the training images.
+        optimizer: over the model's parameters.
+        batch_size: images a step.
+        transform: turns a uint8 batch (N, C, H, W) into the model's float input.
+        steps: number of optimizer steps; give this or `epochs`.
+        epochs: number of passes over the set.
+        loss_fn: maps logits (N, K) and labels (N,) to the mean loss over the batch.
+        seed: of the shuffling.
+        shuffle: False keeps the set's own order.
+        scheduler: stepped once after each optimizer step.
+        val: evaluated after each epoch and after the last step.
+        hooks: pairs (n, function); the function gets the `State` every n steps.
+        checkpoint: file to continue from if it exists, and to save to.
+        checkpoint_every: steps between saves; the end of the run is always saved.
+        progress: show one progress line.
+        label: what the progress line calls this run.
+
+    Raises:
+        ValueError: impossible sizes, or a checkpoint that belongs to another run (the difference is named).
+        FloatingPointError: the loss is not finite; says the step and the likely cause. The last checkpoint
+            stays as it is.
+    """
+    total = _total_steps(len(train), batch_size, steps, epochs)
+    if checkpoint_every < 1 or any(every < 1 for every, _ in hooks):
+        raise ValueError("hooks and checkpoint_every come every so many steps: use 1 or more")
+    run = _Run(model, train.to(device_of(model)), optimizer, batch_size, transform, loss_fn, scheduler, total)
+    run.order_by(seed, shuffle)
+    step = run.resume(checkpoint)
+    with ProgressLine(label, total, enabled=progress) as line:
+        run.clock = time.perf_counter()
+        while step < total:
+            state = run.train_step(step)
+            step = line.step = state.step
+            for every, hook in hooks:
+                if step % every == 0:
+                    hook(state)
+            save = checkpoint is not None and (step % checkpoint_every == 0 or step == total)
+            if save or step == total or run.device.type == "cpu" or step % 100 == 0:
+                run.check_finite(state)
+            if line.due():
+                line.update(step, run.images, f"loss {state.loss.item():.4f}")
+            if val is not None and (step % run.per_epoch == 0 or step == total):
+                with run.untimed():
+                    run.validate(val, state)
+            if save:
+                with run.untimed():
+                    run.save(checkpoint, step)
+        with run.untimed():
+            history = run.history()
+        line.finish(f"{history.seconds:,.0f} s, {history.images_per_second:,.0f} images/s")
+    return history
+
+
+def _total_steps(count: int, batch_size: int, steps: int | None, epochs: int | None) -> int:
+    """Number of steps, from exactly one of steps and epochs."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: use 1 or more")
+    if (steps is None) == (epochs is None):
+        raise ValueError("say how long to train: give steps or epochs, one of the two")
+    total = steps if steps is not None else epochs * -(-count // batch_size)
+    if total < 1:
+        raise ValueError(f"steps={steps}, epochs={epochs}: train for at least one step")
+    return total
+
+
+class _Run:
+    """The moving parts of one call of `fit`."""
+
+    def __init__(self, model, train, optimizer, batch_size, transform, loss_fn, scheduler, total):
+        self.model = model.to(memory_format=torch.channels_last).train()
+        self.train, self.optimizer, self.scheduler = train, optimizer, scheduler
+        self.batch_size, self.transform, self.loss_fn, self.total = batch_size, transform, loss_fn, total
+        self.device = device_of(model)
+        self.per_epoch = -(-len(train) // batch_size)
+        self.losses = torch.zeros(total, device=self.device)
+        self.accuracies = torch.zeros(total, device=self.device)
+        self.val: list[dict[str, float]] = []
+        self.images, self.seconds, self.checked = 0, 0.0, 0
+        self.clock = time.perf_counter()
+
+    def order_by(self, seed: int, shuffle: bool) -> None:
+        """Fix how each epoch is ordered; the order is a function of seed and epoch alone."""
+        self.seed, self.shuffle, self.order = seed, shuffle, None
+
+    def chosen(self, step: int) -> torch.Tensor:
+        """Indices of the images of one step, on the device."""
+        epoch, position = divmod(step, self.per_epoch)
+        if self.order is None or position == 0:
+            generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
+            count = len(self.train)
+            self.order = (
+                torch.randperm(count, generator=generator, device=self.device)
+                if self.shuffle
+                else torch.arange(count, device=self.device)
+            )
+        return self.order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def train_step(self, step: int) -> State:
+        """One forward pass, backward pass and update."""
+        chosen = self.chosen(step)
+        images, labels = self.transform(self.train.images[chosen]), self.train.labels[chosen]
+        images = images.contiguous(memory_format=torch.channels_last)
+        logits = self.model(images)
+        loss = self.loss_fn(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        loss, logits = loss.detach(), logits.detach()
+        self.losses[step] = loss
+        self.accuracies[step] = (logits.argmax(1) == labels).float().mean()
+        self.images += len(chosen)
+        return State(step + 1, step // self.per_epoch, self.model, images, labels, logits, loss)
+
+    def check_finite(self, state: State) -> None:
+        """Raise FloatingPointError at the first step whose loss is not finite."""
+        bad = (~torch.isfinite(self.losses[self.checked : state.step])).nonzero()
+        if len(bad):
+            raise FloatingPointError(explain_non_finite(self.checked + int(bad[0]) + 1, state))
+        self.checked = state.step
+
+    def validate(self, val: ImageSet, state: State) -> None:
+        """Append the validation loss and accuracy."""
+        result = evaluate(self.model, val, transform=self.transform, loss_fn=self.loss_fn)
+        self.val.append({"step": state.step, "epoch": state.epoch, "loss": result.loss, "top1": result.top1})
+
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Keep what happens inside out of the measured seconds."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+        self.seconds += time.perf_counter() - self.clock
+        yield
+        self.clock = time.perf_counter()
+
+    def history(self) -> History:
+        """What was measured, as plain lists."""
+        return History(self.losses.tolist(), self.accuracies.tolist(), self.val, self.images, self.seconds)
+
+    def signature(self) -> dict[str, str]:
+        """What must be the same for a checkpoint to be continued, in words."""
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        return {
+            "model": f"{self.model!r} {shapes}",
+            "data": f"{self.train.name} {checkpoints.digest(self.train.images, self.train.labels)}",
+            "transform": _called(self.transform),
+            "batch size": str(self.batch_size),
+            "steps": str(self.total),
+            "optimizer": f"{type(self.optimizer).__name__} {groups}",
+            "scheduler": f"{type(self.scheduler).__name__} {self.scheduler and self.scheduler.state_dict()}",
+            "loss function": _called(self.loss_fn),
+            "seed": str(self.seed),
+            "shuffle": str(self.shuffle),
+        }
+
+    def resume(self, checkpoint: Path | str | None) -> int:
+        """Continue from the checkpoint if there is one; returns the steps already done."""
+        self.signed = {} if checkpoint is None else self.signature()
+        saved = None if checkpoint is None else checkpoints.load(checkpoint, self.signed)
+        if saved is None:
+            return 0
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(saved["scheduler"])
+        step = saved["step"]
+        self.losses[:step], self.accuracies[:step] = saved["losses"], saved["accuracies"]
+        self.val, self.images, self.seconds = saved["val"], saved["images"], saved["seconds"]
+        self.checked = step
+        checkpoints.set_generator_states(saved["generators"])
+        return step
+
+    def save(self, checkpoint: Path | str, step: int) -> None:
+        """Write everything that `resume` needs, unless the weights are broken already."""
+        broken = _not_finite(self.model)
+        if broken:
+            raise FloatingPointError(
+                f"the weights of {broken[0]} are not finite after step {step:,}: {SLOWER}"
+            )
+        checkpoints.save(
+            checkpoint,
+            self.signed,
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+                "step": step,
+                "losses": self.losses[:step].clone(),
+                "accuracies": self.accuracies[:step].clone(),
+                "val": self.val,
+                "images": self.images,
+                "seconds": self.seconds,
+                "generators": checkpoints.generator_states(),
+            },
+        )
+
+
+SLOWER = "lower the learning rate"
+
+
+def _called(function: Callable) -> str:
+    """A function by its name, since its repr may hold an address; anything else by its repr."""
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters that hold values that are not finite."""
+    return [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+
+
+def explain_non_finite(step: int, state: State) -> str:
+    """One line on the likely cause of a loss that is not finite, judged by what is finite and what is not.
+
+    Args:
+        step: the first step whose loss is not finite, counted from 1.
+        state: the run's state at that step or soon after.
+    """
+    broken = _not_finite(state.model)
+    # The update that followed breaks the weights whatever the cause; the logits are from before it.
+    if not torch.isfinite(state.images).all():
+        cause = "the batch holds non-finite pixels: check the transform"
+    elif state.step == step and (state.logits.abs() < 1e6).all():
+        cause = "the logits are finite: the loss divides by 0 or takes the log of 0; use one made for logits"
+    elif broken:
+        cause = f"the weights of {broken[0]} are not finite any more: {SLOWER}"
+    else:
+        cause = f"the logits overflow: {SLOWER}"
+    return f"the loss is not finite at step {step:,}: {cause}"
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: ImageSet,
+    *,
+    transform: Transform,
+    batch_size: int = 1000,
+    loss_fn: LossFunction = F.cross_entropy,
+) -> Evaluation:
+    """Measure a model on a set, in evaluation mode and without gradients.
+
+    The mode of each of the model's layers is restored afterwards, and nothing is moved but the batches.
+
+    Args:
+        model: maps (N, C, H, W) float images to (N, K) logits.
+        data: the images; may lie on another device than the model.
+        transform: turns a uint8 batch (N, C, H, W) into the model's float input.
+        batch_size: images a pass; does not change the result.
+        loss_fn: maps logits (N, K) and labels (N,) to the mean loss over the batch.
+
+    Raises:
+        ValueError: the set is empty, or the batch size is below 1.
+    """
+    if len(data) == 0 or batch_size < 1:
+        raise ValueError(f"nothing to evaluate: {len(data)} images, batch_size={batch_size}")
+    device, modes = device_of(model), [(module, module.training) for module in model.modules()]
+    loss_sum, logits = 0.0, []
+    model.eval()
+    try:
+        for start in range(0, len(data), batch_size):
+            images = transform(data.images[start : start + batch_size].to(device))
+            labels = data.labels[start : start + batch_size].to(device)
+            logits.append(model(images.contiguous(memory_format=torch.channels_last)).float())
+            loss_sum += loss_fn(logits[-1], labels).item() * len(labels)
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+    return _summary(torch.cat(logits).cpu(), data.labels.cpu(), loss_sum / len(data))
+
+
+def _summary(logits: torch.Tensor, labels: torch.Tensor, loss: float) -> Evaluation:
+    """The measures that follow from the logits (N, K) and labels (N,) of a whole set."""
+    count, classes = logits.shape
+    ranked = logits.topk(min(5, classes), dim=1).indices  # (N, 5), best first
+    hits = ranked == labels[:, None]
+    predicted = logits.argmax(1)
+    pairs = torch.bincount(labels * classes + predicted, minlength=classes * classes)
+    return Evaluation(
+        loss=loss,
+        top1=(predicted == labels).sum().item() / count,
+        top5=hits.any(1).sum().item() / count,
+        confusion=pairs.reshape(classes, classes),
+        predicted=predicted,
+        probabilities=logits.softmax(1),
+    )

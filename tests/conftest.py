@@ -1,0 +1,43 @@
+"""What several test modules share: no dials from outside, and a small course in a temporary folder."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks, several workers; before torch is imported
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+
+@pytest.fixture(autouse=True)
+def no_dials(monkeypatch):
+    """Tests start from the defaults, whatever the shell has set."""
+    monkeypatch.delenv("COURSE_BUDGET", raising=False)
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course in a folder of its own: `course(name, *cells)` writes a notebook and returns its path.
+
+    A cell is a node, or the source of a code cell.
+    """
+    from helpers import notebooks, runtime, stamps
+
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_config.yml").write_text("title: small\n")
+    monkeypatch.setattr(runtime, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(stamps, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebooks, "RUN_FOLDER", tmp_path / "_build" / "run")
+
+    def write(name, *cells, stamp=None):
+        nodes = [new_code_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+        metadata = {"course": {"stamp": stamp}} if stamp else {}
+        path = folder / f"{name}.ipynb"
+        nbformat.write(new_notebook(cells=nodes, metadata=metadata), path)
+        return path
+
+    return write

@@ -1,0 +1,324 @@
+"""The runner behind `make run` and `make full`, on notebooks that take no time."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import notebooks, stamps
+from helpers.notebooks import main
+
+PROJECT = Path(__file__).resolve().parent.parent
+SETUP = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})"
+RECORD = """from IPython.display import display
+prefix = "application/papermill.record/"
+display({prefix + "text/plain": repr("97.45 %")}, raw=True,
+        metadata={"scrapbook": {"name": "headline-here", "mime_prefix": prefix}})"""
+STAMP = {"budget": "cpu", "data": "MNIST", "code_hash": "0", "helpers_hash": "0"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setenv("COURSE_BUDGET", "quick")
+    monkeypatch.setenv("COURSE_DATA", "embedded")
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Names of the notebooks that would have been executed; none of them is."""
+    names = []
+    monkeypatch.setattr(notebooks, "execute", lambda name, save_to: names.append(name))
+    return names
+
+
+@pytest.fixture
+def book(monkeypatch):
+    """Stands in for the book's builder: says what it was given, and succeeds unless told otherwise."""
+    built = []
+
+    def build(source):
+        built.append(source)
+        return book_builds[0]
+
+    book_builds = [True]
+    monkeypatch.setattr(notebooks, "_build_book", build)
+    return built, book_builds
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("action", [["run"], ["store"], ["restamp", "--because", "a comment"]])
+def test_main_rejects_an_unknown_notebook_in_one_line_that_names_the_accepted(
+    course, executed, book, capsys, action
+):
+    course("01_lenet5", "1")
+    course("05_alexnet", "1")
+    assert main([*action, "01_lenet5", "06_vgg"]) == 2
+    assert capsys.readouterr().err == (
+        "error: no notebook is called 06_vgg: choose from 01_lenet5, 05_alexnet\n"
+    )
+    assert executed == book[0] == []
+
+
+@pytest.mark.parametrize(
+    ("dial", "accepted"), [("COURSE_BUDGET", "quick, cpu, full"), ("COURSE_DATA", "embedded, real, auto")]
+)
+@pytest.mark.parametrize("action", ["run", "store"])
+def test_main_rejects_an_unknown_dial_in_one_line_that_names_the_accepted(
+    course, executed, book, capsys, monkeypatch, dial, accepted, action
+):
+    course("01_lenet5", "1")
+    monkeypatch.setenv(dial, "huge")
+    assert main([action]) == 2
+    assert re.fullmatch(rf"error: {dial}='huge' .*{accepted}\n", capsys.readouterr().err)
+    assert executed == book[0] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["publish"]])
+def test_main_rejects_an_unknown_action_and_names_the_accepted(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in ("run", "store", "restamp"))
+
+
+def test_the_command_itself_exits_with_2_and_one_line(monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", "none")
+    result = subprocess.run(
+        [sys.executable, "-m", "helpers.notebooks", "run"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "error: COURSE_DATA='none' is unknown: set it to one of embedded, real, auto"
+    ]
+
+
+# ---------------------------------------------------------------- execution
+
+
+def test_execute_runs_a_notebook_where_it_lies_and_stamps_what_came_out(course, tmp_path, capfd):
+    course(
+        "01_small",
+        SETUP,
+        "from pathlib import Path\nprint(Path.cwd().name)",
+        "from helpers.runtime import record\nrecord('test-accuracy', 0.5, '50.0 %')",
+        "from helpers.progress import ProgressLine\n"
+        "with ProgressLine('training', 9, seconds_between=0) as line:\n"
+        "    for step in range(1, 10):\n"
+        "        line.update(step, step, 'loss 1')\n"
+        "    line.finish('3 s')",
+    )
+    target = tmp_path / "elsewhere" / "01_small.ipynb"
+    notebook = notebooks.execute("01_small", target)
+    kept = nbformat.read(target, as_version=4)
+    assert kept == notebook
+    assert [cell.execution_count for cell in kept.cells] == [1, 2, 3, 4]
+    assert kept.cells[1].outputs[0].text == "notebooks\n"
+    assert stamps.records(kept) == {"test-accuracy": "50.0 %"}
+    (line,) = kept.cells[3].outputs
+    assert line.data == {"text/plain": "training: 3 s"}
+    assert stamps.stale(kept) is None
+    assert kept.metadata.course.stamp.budget == "quick"
+    assert [path.name for path in target.parent.iterdir()] == ["01_small.ipynb"]
+    printed = capfd.readouterr()
+    assert re.fullmatch(r"01_small: 4 cells in \d+ s\n", printed.out)
+    assert printed.err == ""
+    original = nbformat.read(tmp_path / "notebooks" / "01_small.ipynb", as_version=4)
+    assert all(cell.execution_count is None for cell in original.cells)
+
+
+def test_main_run_goes_on_after_a_failing_notebook_and_ends_with_its_cell_and_exit_code_1(
+    course, book, capsys, tmp_path
+):
+    first = course("01_fails", "a = 1", "# the culprit\nraise ArithmeticError(f'a is {a}')", "print('never')")
+    second = course("02_works", RECORD)
+    before = first.read_bytes(), second.read_bytes()
+    assert main(["run"]) == 1
+    printed = capsys.readouterr()
+    assert "# the culprit" in printed.err
+    assert "ArithmeticError: a is 1" in printed.err
+    assert "\x1b" not in printed.err
+    header, rule, *rows = printed.out[printed.out.index("notebook ") :].splitlines()[:4]
+    assert re.split(r"\s{2,}", header) == ["notebook", "article", "stored run", "this run", "time"]
+    assert set(rule) == {"─", " "}
+    assert re.split(r"\s{2,}", rows[0]) == ["01_fails", "–", "–", "FAILED", "–"]
+    assert re.fullmatch(r"02_works\s+–\s+–\s+97.45 %\s+\d+ s", rows[1])
+    assert str(tmp_path / "_build" / "run" / "_build" / "html" / "index.html") in printed.out
+    assert (first.read_bytes(), second.read_bytes()) == before
+    (source,) = book[0]
+    copies = [nbformat.read(source / "notebooks" / path.name, as_version=4) for path in (first, second)]
+    assert copies[0].cells[0].execution_count is None
+    assert stamps.records(copies[1]) == {"headline-here": "97.45 %"}
+    assert (source / "_config.yml").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("import os\nos._exit(9)  # as when memory runs out", "the kernel died"),
+    ],
+)
+def test_main_store_leaves_the_stored_notebook_when_a_cell_fails(course, capsys, cell, said):
+    path = course("01_small", "a = 1", cell)
+    before = path.read_bytes()
+    assert main(["store"]) == 1
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert cell in printed.err
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_main_store_replaces_the_outputs_of_a_larger_budget_only_when_forced(course, capsys):
+    path = course("01_small", "print(6 * 7)", stamp=STAMP)
+    before = path.read_bytes()
+    assert main(["store"]) == 1
+    assert capsys.readouterr().out.endswith(
+        "01_small: kept, its outputs come from the cpu budget (--force replaces them)\n"
+    )
+    assert path.read_bytes() == before
+    assert main(["store", "--force"]) == 0
+    kept = nbformat.read(path, as_version=4)
+    assert kept.cells[0].outputs[0].text == "42\n"
+    assert kept.metadata.course.stamp.budget == "quick"
+
+
+@pytest.mark.parametrize(
+    ("stored", "dials", "kept"),
+    [
+        (None, ("quick", "embedded"), None),
+        (("quick", "embedded digits"), ("quick", "embedded"), None),
+        (("cpu", "MNIST"), ("cpu", "real"), None),
+        (("cpu", "MNIST"), ("full", "auto"), None),
+        (("cpu", "embedded digits"), ("full", "embedded"), None),
+        (("full", "MNIST"), ("cpu", "real"), "the full budget"),
+        (("cpu", "MNIST"), ("quick", "real"), "the cpu budget"),
+        (("cpu", "MNIST"), ("cpu", "embedded"), "other data than the embedded set (MNIST)"),
+        (("quick", "MNIST"), ("full", "embedded"), "other data than the embedded set (MNIST)"),
+    ],
+)
+def test_store_keeps_outputs_that_are_better_than_todays_dials_would_give(
+    course, executed, monkeypatch, capsys, stored, dials, kept
+):
+    stamp = None if stored is None else {**STAMP, "budget": stored[0], "data": stored[1]}
+    course("01_small", "1", stamp=stamp)
+    course("02_small", "1")
+    monkeypatch.setenv("COURSE_BUDGET", dials[0])
+    monkeypatch.setenv("COURSE_DATA", dials[1])
+    assert main(["store"]) == (kept is not None)
+    assert executed == (["02_small"] if kept else ["01_small", "02_small"])
+    assert kept is None or f"01_small: kept, its outputs come from {kept}" in capsys.readouterr().out
+    executed.clear()
+    assert main(["store", "01_small", "--force"]) == 0
+    assert executed == ["01_small"]
+
+
+def executes(name, save_to):
+    """Stands in for `execute`: as if the notebook had no cells."""
+    notebook = nbformat.v4.new_notebook(metadata={"course": {"stamp": {**STAMP, "wall_seconds": 61}}})
+    nbformat.write(notebook, save_to)
+    return notebook
+
+
+@pytest.mark.parametrize(("builds", "code"), [(True, 0), (False, 1)])
+def test_main_run_exits_with_1_if_the_book_cannot_be_built(course, book, monkeypatch, capsys, builds, code):
+    course("01_small", "1")
+    monkeypatch.setattr(notebooks, "execute", executes)
+    book[1][0] = builds
+    assert main(["run"]) == code
+    out = capsys.readouterr().out
+    assert re.search(r"^01_small +– +– +– +1 min 01 s$", out, re.MULTILINE)
+    assert ("could not be built" in out) is not builds
+    assert ("index.html" in out) is builds
+
+
+def test_main_run_executes_the_chosen_notebooks_and_clears_what_an_older_run_left(
+    course, book, monkeypatch, capsys, tmp_path
+):
+    for name in ("01_small", "02_small", "03_small"):
+        course(name, "1")
+    left = tmp_path / "_build" / "run" / "source" / "notebooks" / "99_gone.ipynb"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    names = []
+    monkeypatch.setattr(
+        notebooks, "execute", lambda name, save_to: (names.append(name), executes(name, save_to))[1]
+    )
+    assert main(["run", "03_small", "01_small.ipynb"]) == 0
+    assert names == ["03_small", "01_small"]
+    assert not left.exists()
+    assert (left.parent / "02_small.ipynb").exists()  # its stored outputs are part of the book
+    assert "02_small" not in capsys.readouterr().out
+
+
+def test_table_aligns_its_columns():
+    assert notebooks.table([("a", "long title"), ("longer", "b"), ("c", "")]) == (
+        "a       long title\n──────  ──────────\nlonger  b\nc"
+    )
+
+
+# ---------------------------------------------------------------- restamp
+
+
+@pytest.fixture
+def stale_helpers(course):
+    """The path of a notebook whose helpers, and nothing else, have changed since it was stored."""
+    path = course("01_small", "from helpers import runtime")
+    notebook = nbformat.read(path, as_version=4)
+    stamps.stamp(notebook, 1)
+    notebook.metadata.course.stamp.helpers_hash = "another"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_main_restamp_accepts_changed_helpers_and_keeps_the_reasons(stale_helpers):
+    for reason in ("a plot label", "a message"):
+        assert main(["restamp", "--because", reason]) == 0
+        notebook = nbformat.read(stale_helpers, as_version=4)
+        assert stamps.stale(notebook) is None
+        notebook.metadata.course.stamp.helpers_hash = "another"
+        nbformat.write(notebook, stale_helpers)
+    assert [entry.because for entry in notebook.metadata.course.stamp.restamped] == [
+        "a plot label",
+        "a message",
+    ]
+
+
+@pytest.mark.parametrize("because", [[], ["--because", "  "]])
+def test_main_restamp_wants_a_reason(stale_helpers, capsys, because):
+    before = stale_helpers.read_bytes()
+    assert main(["restamp", *because]) == 2
+    assert capsys.readouterr().err == "error: say with --because why no result can differ\n"
+    assert stale_helpers.read_bytes() == before
+
+
+def test_main_restamp_leaves_a_fresh_notebook_alone(stale_helpers):
+    main(["restamp", "--because", "a plot label"])
+    before = stale_helpers.read_bytes()
+    assert main(["restamp", "--because", "another label"]) == 0
+    assert stale_helpers.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda nb: nb.cells[0].update(source="1"), "its code cells have changed"),
+        (lambda nb: nb.metadata.pop("course"), "it has no stamp"),
+    ],
+)
+def test_main_restamp_refuses_a_notebook_that_must_be_run(stale_helpers, capsys, change, reason):
+    notebook = nbformat.read(stale_helpers, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, stale_helpers)
+    before = json.loads(stale_helpers.read_text())
+    assert main(["restamp", "--because", "no result differs"]) == 2
+    assert re.fullmatch(rf"error: 01_small must be run: {reason}.*\n", capsys.readouterr().err)
+    assert json.loads(stale_helpers.read_text()) == before
