@@ -4,6 +4,7 @@ BUDGET ?=
 DATA   ?=
 NB     ?=
 PORT   ?= 8000
+ARGS   ?=
 
 BIN    := .venv/bin
 PY     := $(BIN)/python
@@ -11,7 +12,7 @@ BOOK   := $(PY) -m jupyter_book build . --toc book/_toc.yml --path-output . -nW 
 # A matplotlib cache in a place that can always be written, so that no first-run message reaches an output.
 export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 
-.PHONY: run test lint unit nbval book page-tests full lab serve lock clean help
+.PHONY: run test lint unit nbval book page-tests full bench lab serve lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the commands
@@ -48,6 +49,9 @@ page-tests: book
 
 full: .venv/ready  ## run in place and rewrite the committed outputs (BUDGET=full DATA=real NB=…)
 	@COURSE_BUDGET=$(or $(BUDGET),full) COURSE_DATA=$(or $(DATA),real) $(PY) -m helpers.notebooks store $(NB)
+
+bench: .venv/ready  ## speed of fit against the bare training step, as a table and JSON
+	$(PY) benchmarks/speed.py $(ARGS)
 
 lab: .venv/ready  ## JupyterLab in notebooks/
 	$(BIN)/jupyter lab --notebook-dir=. notebooks

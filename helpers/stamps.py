@@ -63,6 +63,7 @@ def load(name: str) -> ModuleType:
     source = "\n\n".join(cell.source for cell in cells)
     module = ModuleType(f"course_{name}", f"The model cells of notebook {name}.")
     filename = f"<model cells of {name}>"
+    module.__file__ = filename  # this and the next line let inspect.getsource and tracebacks show the cells
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     sys.modules[module.__name__] = module
     exec(compile(source, filename, "exec"), module.__dict__)

@@ -1,4 +1,5 @@
 import inspect
+import traceback
 from datetime import date
 
 import nbformat
@@ -59,7 +60,7 @@ def test_load_gives_a_module_whose_source_can_be_shown_and_traced(course):
     assert inspect.getsource(module.Double) == MODEL + "\n"
     with pytest.raises(ZeroDivisionError) as caught:
         module.broken()
-    assert str(caught.traceback[-1].statement) == "1 / 0"
+    assert "    1 / 0\n" in "".join(traceback.format_exception(caught.value))
 
 
 def test_load_sees_a_notebook_that_has_changed(course):
@@ -171,7 +172,7 @@ def test_helpers_hash_follows_code(modules, old, new):
 
 def test_helpers_hash_is_the_same_on_every_version_of_python(modules):
     modules(shapes=BEFORE)  # the number was made by Python 3.11
-    assert stamps.helpers_hash(notebook("from helpers import shapes")) == "@@GOLDEN@@"
+    assert stamps.helpers_hash(notebook("from helpers import shapes")) == "312b600d4dc27762"
 
 
 @pytest.mark.parametrize(
