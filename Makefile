@@ -8,7 +8,7 @@ ARGS   ?=
 
 BIN    := .venv/bin
 PY     := $(BIN)/python
-BOOK   := $(PY) -m jupyter_book build . --toc book/_toc.yml --path-output . -nW --keep-going
+BOOK   := $(BIN)/jupyter-book build . --toc book/_toc.yml --path-output . -nW --keep-going
 # A matplotlib cache in a place that can always be written, so that no first-run message reaches an output.
 export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 

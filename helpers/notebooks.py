@@ -155,7 +155,8 @@ def run(wanted: list[str]) -> int:
 def _build_book(source: Path) -> bool:
     """Build the book of a run; on failure print what the builder said."""
     print("book: building", flush=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(source)]
+    builder = "from jupyter_book.cli.main import main; main()"  # the package cannot be run with -m
+    command = [sys.executable, "-c", builder, "build", str(source)]
     command += [
         "--toc",
         str(source / "book" / "_toc.yml"),
