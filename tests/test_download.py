@@ -117,6 +117,13 @@ def test_download_gzipped_names_what_a_mirror_did(server, tmp_path, behaviour, c
     assert contents(tmp_path) == {}
 
 
+def test_download_gzipped_gives_up_at_the_limit_although_stall_is_longer(server, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match="took too long"):
+        download_gzipped(tmp_path, SHA256, [server.url("hang")], stall=60, limit=0.5)
+    assert time.monotonic() - start < 8
+
+
 @pytest.mark.parametrize("behaviour", ["forbidden", "half", "hang"])
 def test_download_gzipped_goes_on_to_the_next_mirror(server, tmp_path, behaviour):
     download_gzipped(tmp_path, SHA256, [server.url(behaviour), server.url("good")], stall=1)
