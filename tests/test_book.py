@@ -210,6 +210,17 @@ def test_pages_have_one_title_a_language_and_a_viewport(pages):
     report(problems)
 
 
+def test_pages_show_no_unrendered_markdown(pages):
+    raw = re.compile(r"^\s*\|.*\|\s*$|\{(?:glue|here|term|cite|ref)\b[^}]*\}`", re.MULTILINE)
+    shown = [
+        f"{name}: {text.strip()[:80]}"
+        for name, page in pages.items()
+        for text in page.find_all(string=raw)
+        if not text.find_parent(["pre", "code", "script", "style"])
+    ]
+    assert not shown, shown
+
+
 def test_headings_skip_no_level(pages):
     problems = []
     for name, page in pages.items():

@@ -146,7 +146,7 @@ def test_notebook_is_small(name):
 
 def test_notebook_has_the_eleven_sections_in_order(notebook, prose):
     assert notebook.cells[0].cell_type == "markdown"
-    assert re.match(r"# \S.*\(\d{4}\)$", notebook.cells[0].source, re.MULTILINE)
+    assert re.match(r"# \S.*\((\d{4}|undated)\)$", notebook.cells[0].source, re.MULTILINE)
     assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
     assert re.findall(r"^## (.+?)\s*$", prose, re.MULTILINE) == SECTIONS
 
