@@ -19,6 +19,7 @@ from torch import nn
 from helpers import checkpoints
 from helpers.data import ImageSet
 from helpers.progress import ProgressLine
+from helpers.runtime import keep_freed_memory
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -158,6 +159,7 @@ def fit(
         FloatingPointError: the loss is not finite; says the step and the likely cause. The last checkpoint
             stays as it is.
     """
+    keep_freed_memory()
     total = _total_steps(len(train), batch_size, steps, epochs)
     if checkpoint_every < 1 or any(every < 1 for every, _ in hooks):
         raise ValueError("hooks and checkpoint_every come every so many steps: use 1 or more")

@@ -1,5 +1,8 @@
 import math
+import platform
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -9,6 +12,7 @@ import torch
 
 from helpers import runtime, stamps
 
+ROOT = Path(__file__).resolve().parent.parent
 BANDS = {"quick": (0.0, 1.0), "cpu": (2.0, 3.0), "full": (4.0, 5.0)}
 
 
@@ -81,7 +85,7 @@ def test_data_source_rejects_an_unknown_value_in_one_line_that_names_the_accepte
 
 def test_data_root_defaults_to_data_in_the_project(monkeypatch):
     monkeypatch.delenv("COURSE_DATA_ROOT", raising=False)
-    assert runtime.data_root() == Path(__file__).resolve().parent.parent / "data"
+    assert runtime.data_root() == ROOT / "data"
 
 
 def test_data_root_expands_the_home_folder(monkeypatch):
@@ -103,6 +107,40 @@ def test_seed_everything_repeats_the_draws_of_python_numpy_and_torch():
 def test_seed_everything_rejects_what_numpy_cannot_take(seed):
     with pytest.raises(ValueError, match=f"seed={seed} is out of range"):
         runtime.seed_everything(seed)
+
+
+FAULTS = """
+import resource, sys
+import torch
+from helpers import runtime
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(5_000_000) + 1  # two blocks of 20 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+kept = runtime.keep_freed_memory() if sys.argv[1] == "keep" else None
+faults()
+print(kept, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
+def test_keep_freed_memory_spares_the_system_from_mapping_it_again():
+    def run(how):
+        words = [sys.executable, "-c", FAULTS, how]
+        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+
+    assert int(run("leave")[1]) > 1000
+    kept, faults = run("keep")
+    assert kept == "True"
+    assert int(faults) < 100
+
+
+def test_keep_freed_memory_does_nothing_where_the_allocator_is_another(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert runtime.keep_freed_memory.__wrapped__() is False
 
 
 def test_describe_is_one_line_with_budget_device_data_and_versions(monkeypatch):
