@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
@@ -31,7 +32,7 @@ def quick(monkeypatch):
 def executed(monkeypatch):
     """Names of the notebooks that would have been executed; none of them is."""
     names = []
-    monkeypatch.setattr(notebooks, "execute", lambda name, save_to: names.append(name))
+    monkeypatch.setattr(notebooks, "execute", lambda name, save_to, threads=None: names.append(name))
     return names
 
 
@@ -221,7 +222,7 @@ def test_store_keeps_outputs_that_are_better_than_todays_dials_would_give(
     assert executed == ["01_small"]
 
 
-def executes(name, save_to):
+def executes(name, save_to, threads=None):
     """Stands in for `execute`: as if the notebook had no cells."""
     notebook = nbformat.v4.new_notebook(metadata={"course": {"stamp": {**STAMP, "wall_seconds": 61}}})
     nbformat.write(notebook, save_to)
@@ -250,13 +251,47 @@ def test_main_run_executes_the_chosen_notebooks_and_clears_what_an_older_run_lef
     left.write_text("{}")
     names = []
     monkeypatch.setattr(
-        notebooks, "execute", lambda name, save_to: (names.append(name), executes(name, save_to))[1]
+        notebooks, "execute", lambda name, *rest: (names.append(name), executes(name, *rest))[1]
     )
     assert main(["run", "03_small", "01_small.ipynb"]) == 0
-    assert names == ["03_small", "01_small"]
+    assert sorted(names) == ["01_small", "03_small"]
     assert not left.exists()
     assert (left.parent / "02_small.ipynb").exists()  # its stored outputs are part of the book
-    assert "02_small" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "02_small" not in out
+    assert out.index("03_small") < out.index("01_small")  # the table keeps the order asked for
+
+
+@pytest.mark.parametrize(("budget", "at_once", "threads"), [("quick", 2, 2), ("cpu", 1, None)])
+def test_main_run_shares_the_cores_between_two_notebooks_on_the_quick_budget_alone(
+    course, book, monkeypatch, budget, at_once, threads
+):
+    for name in ("01_small", "02_small", "03_small", "04_small"):
+        course(name, "1")
+    monkeypatch.setenv("COURSE_BUDGET", budget)
+    monkeypatch.setattr(notebooks.os, "cpu_count", lambda: 4)
+    running, seen, given = [], [], []
+    pair = threading.Barrier(at_once)
+
+    def execute(name, save_to, threads=None):
+        running.append(name)
+        pair.wait(timeout=10)  # fails unless as many run together
+        seen.append(len(running))
+        given.append(threads)
+        pair.wait(timeout=10)
+        running.remove(name)
+        return executes(name, save_to)
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    assert main(["run"]) == 0
+    assert max(seen) == at_once
+    assert given == [threads] * 4
+
+
+def test_execute_limits_the_threads_of_the_kernel(course, tmp_path):
+    course("01_small", "import os\nprint(os.environ['OMP_NUM_THREADS'])")
+    notebook = notebooks.execute("01_small", tmp_path / "01_small.ipynb", threads=3)
+    assert notebook.cells[0].outputs[0].text == "3\n"
 
 
 def test_table_aligns_its_columns():
