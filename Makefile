@@ -41,7 +41,7 @@ unit: .venv/ready
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/test_book.py
 
 nbval: .venv/ready
-	COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadfile
 
 book: .venv/ready  ## the book from the committed outputs, into _build/html
 	$(BOOK)
