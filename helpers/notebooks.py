@@ -279,5 +279,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def command() -> None:
+    """Run the command line and end the process; Ctrl-C ends it at once, with one line."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print("stopped: no stored output was changed by the notebooks in hand", file=sys.stderr, flush=True)
+        os._exit(130)  # does not wait for threads; the kernels see that their parent is gone, and end
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

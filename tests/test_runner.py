@@ -294,6 +294,18 @@ def test_execute_limits_the_threads_of_the_kernel(course, tmp_path):
     assert notebook.cells[0].outputs[0].text == "3\n"
 
 
+def test_command_ends_at_once_and_in_one_line_on_ctrl_c(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notebooks, "main", interrupted)
+    monkeypatch.setattr(notebooks.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        notebooks.command()
+    assert ended.value.code == 130
+    assert re.fullmatch(r"stopped: .*\n", capsys.readouterr().err)
+
+
 def test_table_aligns_its_columns():
     assert notebooks.table([("a", "long title"), ("longer", "b"), ("c", "")]) == (
         "a       long title\n──────  ──────────\nlonger  b\nc"
