@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +13,22 @@ import torch
 import torch.nn.functional as F
 
 from helpers import runtime
-from helpers.download import DownloadError, download_gzipped, missing_files
+from helpers.decoded import decode
+from helpers.download import DownloadError, download_archive, download_gzipped, missing_files
 from helpers.transforms import compose, normalize, pad, scale
 
-__all__ = ["ImageSet", "Splits", "compose", "digits", "mnist", "normalize", "pad", "scale"]
+__all__ = [
+    "ImageSet",
+    "Splits",
+    "compose",
+    "digits",
+    "imagenette",
+    "mnist",
+    "normalize",
+    "pad",
+    "scale",
+    "shapes",
+]
 
 DIGITS = tuple("0123456789")
 MNIST_VALIDATION = 5_000  # the TF1 loader held out the first 5,000 training images
@@ -27,6 +41,26 @@ MNIST_SHA256 = {
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+IMAGENETTE_SIZE = 224
+IMAGENETTE_VALIDATION = 100  # of each class
+IMAGENETTE_FOLDERS = ("imagenette2-224", "imagenette2-320", "imagenette2", "imagenette2-160")
+IMAGENETTE_CLASSES = {  # WordNet's name → the course's; their places, sorted, are the labels
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+IMAGENETTE_ARCHIVE = (
+    "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
+    "3df6f0d01a2c9592104656642f5e78a3",  # md5
+    326_000_000,  # bytes, about
 )
 
 
@@ -147,9 +181,7 @@ def mnist(source: str | None = None, root: Path | str | None = None) -> Splits:
         ValueError: unknown source; or, with `auto` too, a file that is truncated or altered.
         FileNotFoundError: source is `real`, and files are missing that no mirror gives.
     """
-    source = runtime.data_source() if source is None else source
-    if source not in runtime.DATA_SOURCES:
-        raise ValueError(f"source={source!r} is unknown: use one of {', '.join(runtime.DATA_SOURCES)}")
+    source = _known(source)
     if source == "embedded":
         return digits()
     return _load_mnist(Path(root or runtime.data_root()).expanduser() / "MNIST" / "raw", source)
@@ -179,6 +211,137 @@ def _read_mnist(folder: Path, part: str) -> ImageSet:
     images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))[:, None]
     labels = read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
     return ImageSet(images, labels, DIGITS, f"MNIST {part}")
+
+
+def shapes(train: int | None = None, val: int | None = None, test: int | None = None) -> Splits:
+    """Drawings of ten shapes in Imagenette's form: no file, no network, always the same ones.
+
+    Args:
+        train: number of training images; by default 3,000, or 200 on the quick budget.
+        val: number of validation images; by default 500, or 50 on the quick budget.
+        test: number of test images; by default 1,000, or 100 on the quick budget.
+
+    Returns:
+        Images (3, 224, 224), drawn with the seeds 0, 1 and 2.
+    """
+    usual = runtime.budget(full=(3000, 500, 1000), cpu=(3000, 500, 1000), quick=(200, 50, 100))
+    counts = (usual[i] if count is None else count for i, count in enumerate((train, val, test)))
+    return _draw_shapes(*counts)
+
+
+@functools.cache
+def _draw_shapes(*counts: int) -> Splits:
+    """As many drawings for each part."""
+    from helpers import drawings  # imported here: the other sets go without it
+
+    drawn = (drawings.draw(count, seed=part, size=IMAGENETTE_SIZE) for part, count in enumerate(counts))
+    parts = [ImageSet(images, labels, tuple(drawings.CLASSES), "") for images, labels in drawn]
+    return _splits("embedded shapes", parts, embedded=True)
+
+
+def imagenette(source: str | None = None, root: Path | str | None = None) -> Splits:
+    """Imagenette at 224×224 as 8,469/1,000/3,925 images: ten classes of ImageNet that are easy to tell apart.
+
+    The test images are those that Imagenette calls `val`. Validation images are 100 of each class of its
+    training images, always the same ones (a tenth if a class has fewer than 200). The files are decoded at
+    the first call, into a file of 2 GB in `<root>/decoded`, or in the project's `data/decoded` if `root`
+    can't be written. Images of another size are resized by their shorter side and cut to their centre.
+
+    Args:
+        source: `real`; `embedded` for `shapes()` in its place; or `auto`: real if it can be had, else
+            embedded with one line that says so. By default what `COURSE_DATA` says.
+        root: folder that holds one of `IMAGENETTE_FOLDERS`, the first of which is used; without any,
+            imagenette2-320 is downloaded into it (326 MB). By default what `COURSE_DATA_ROOT` says.
+
+    Raises:
+        ValueError: unknown source; or, with `auto` too, a class without images.
+        FileNotFoundError: source is `real`, and there is neither a folder nor a download.
+        DecodeError: a file can't be read, or there is no room for the decoded images.
+
+    Source: Howard 2019, github.com/fastai/imagenette; the classes are torchvision's.
+    """
+    source = _known(source)
+    if source == "embedded":
+        return shapes()
+    return _load_imagenette(Path(root or runtime.data_root()).expanduser(), source)
+
+
+@functools.cache
+def _load_imagenette(root: Path, source: str) -> Splits:
+    """Imagenette from the root folder, downloaded if need be; with `auto`, the shapes if that fails."""
+    if not any((root / name).is_dir() for name in IMAGENETTE_FOLDERS):
+        try:
+            download_archive(root, *IMAGENETTE_ARCHIVE)
+        except DownloadError as error:
+            if source == "real":
+                advice = "set COURSE_DATA_ROOT to the folder of imagenette2-320, or COURSE_DATA=embedded"
+                raise FileNotFoundError(f"no Imagenette in {root}, no download ({error}): {advice}") from None
+            print(f"No Imagenette here, no download ({error}): going on with drawings of ten shapes.")
+            return shapes()
+    folder = next(root / name for name in IMAGENETTE_FOLDERS if (root / name).is_dir())
+    if folder.name == "imagenette2-160":
+        print(f"Only {folder.name} is here: its images are enlarged to {IMAGENETTE_SIZE}×{IMAGENETTE_SIZE}.")
+    return _read_imagenette(folder, _decoded_folder(root) / f"imagenette-{IMAGENETTE_SIZE}.bin")
+
+
+def _read_imagenette(folder: Path, cache: Path) -> Splits:
+    """The three parts as slices of one cache, which therefore holds them one after another."""
+    wnids = sorted(IMAGENETTE_CLASSES)
+    train, val = _hold_out([_image_files(folder / "train", wnid) for wnid in wnids])
+    test = [_image_files(folder / "val", wnid) for wnid in wnids]
+    lengths = torch.tensor([[len(files) for files in part] for part in (train, val, test)])
+    files = list(itertools.chain(*train, *val, *test))
+    decoded = decode(files, IMAGENETTE_SIZE, cache, label="decoding Imagenette")
+    labels = torch.arange(len(wnids)).repeat(3).repeat_interleave(lengths.flatten())[decoded.kept]
+    cuts = torch.searchsorted(decoded.kept, lengths.sum(1).cumsum(0)[:2]).tolist()
+    pairs = zip(decoded.images.tensor_split(cuts), labels.tensor_split(cuts), strict=True)
+    classes = tuple(IMAGENETTE_CLASSES[wnid] for wnid in wnids)
+    return _splits("Imagenette", [ImageSet(*pair, classes, "") for pair in pairs], embedded=False)
+
+
+def _image_files(folder: Path, wnid: str) -> list[Path]:
+    """The JPEG and PNG files of one class, by name.
+
+    Raises:
+        ValueError: there are none.
+    """
+    suffixes = (".jpeg", ".jpg", ".png")
+    files = [file for file in (folder / wnid).glob("[!.]*") if file.suffix.lower() in suffixes]
+    if not files:
+        raise ValueError(
+            f"{folder / wnid} ({IMAGENETTE_CLASSES[wnid]}) has no images: delete {folder.parent} "
+            "and run again to download it anew"
+        )
+    return sorted(files, key=lambda file: file.name)
+
+
+def _hold_out(files: list[list[Path]]) -> tuple[list[list[Path]], list[list[Path]]]:
+    """The files of each class as two lists, training and validation, both in the order they had."""
+    generator = torch.Generator().manual_seed(0)
+    train, val = [], []
+    for own in files:
+        count = IMAGENETTE_VALIDATION if len(own) >= 2 * IMAGENETTE_VALIDATION else max(1, len(own) // 10)
+        held_out = set(torch.randperm(len(own), generator=generator)[:count].tolist())
+        train.append([file for place, file in enumerate(own) if place not in held_out])
+        val.append([file for place, file in enumerate(own) if place in held_out])
+    return train, val
+
+
+def _decoded_folder(root: Path) -> Path:
+    """Where decoded images go: beside the image files, or into the project if the root can't be written."""
+    folder = root / "decoded" if (root / "decoded").is_dir() else root
+    marked_read_only = not folder.stat().st_mode & 0o222  # os.access lets the superuser write there too
+    if marked_read_only or not os.access(folder, os.W_OK):
+        return runtime.PROJECT_ROOT / "data" / "decoded"
+    return root / "decoded"
+
+
+def _known(source: str | None) -> str:
+    """The source, by default the dial's, or a ValueError that names what there is."""
+    source = runtime.data_source() if source is None else source
+    if source not in runtime.DATA_SOURCES:
+        raise ValueError(f"source={source!r} is unknown: use one of {', '.join(runtime.DATA_SOURCES)}")
+    return source
 
 
 def _splits(name: str, parts: Sequence[ImageSet], *, embedded: bool) -> Splits:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import os
 import queue
+import shutil
+import tarfile
 import threading
 import time
 import urllib.request
@@ -15,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 SCHEMES = ("https",)
 MOST_BYTES = 2**26  # 64 MB, packed or unpacked: these files are held in memory
@@ -70,21 +73,90 @@ def download_gzipped(
         ValueError: a file that is there already is truncated or altered.
     """
     failures = []
+    with _locked(folder, timeout=limit * len(mirrors)):
+        for mirror in mirrors:
+            deadline = time.monotonic() + limit
+            try:
+                for name in missing_files(folder, sha256):
+                    packed = b"".join(chunks(f"{mirror}{name}.gz", stall, deadline))
+                    _store(_unpack(packed, name, sha256[name]), folder / name)
+                return
+            except DownloadError as error:
+                failures.append(f"{urlsplit(mirror).netloc}: {error}")
+    raise DownloadError("; ".join(failures) or "no mirror is known")
+
+
+def download_archive(
+    folder: Path, url: str, md5: str, size: int, *, stall: float = 10, limit: float = 1800
+) -> None:
+    """Fetch `<name>.tgz`, check it, and unpack its one folder `<name>`, which is placed when it is whole.
+
+    Nothing is left of a download that fails. If `<name>` is there, or another process makes it meanwhile,
+    there is nothing to do.
+
+    Args:
+        folder: where `<name>` goes; made if need be, and locked meanwhile against other processes.
+        url: address of the archive.
+        md5: checksum of the archive in hexadecimal.
+        size: bytes of the archive, of which three times as many must be free.
+        stall: seconds without a byte, connecting included, after which it is given up.
+        limit: seconds that the download gets in all.
+
+    Raises:
+        DownloadError: it failed, sent something else, or the folder can't be written or is short of space.
+    """
+    host, name = urlsplit(url).netloc, Path(urlsplit(url).path).stem
+    archive, unpacked = folder / f"{name}.tgz.part", folder / f"{name}.unpacked"
+    with _locked(folder, timeout=limit):
+        if (folder / name).exists():
+            return
+        _require_space(folder, 3 * size)
+        try:
+            _stream(url, archive, md5, stall, time.monotonic() + limit)
+            shutil.rmtree(unpacked, ignore_errors=True)  # what a killed process has left
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+            os.replace(unpacked / name, folder / name)
+        except DownloadError as error:
+            raise DownloadError(f"{host}: {error}") from error
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DownloadError(f"{host}: can't unpack {name}.tgz ({type(error).__name__})") from error
+        finally:
+            archive.unlink(missing_ok=True)
+            shutil.rmtree(unpacked, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, timeout: float) -> Iterator[None]:
+    """Make the folder and keep other processes out of it; what the disk refuses becomes a DownloadError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".download.lock", timeout=limit * len(mirrors)):
-            for mirror in mirrors:
-                deadline = time.monotonic() + limit
-                try:
-                    for name in missing_files(folder, sha256):
-                        packed = b"".join(chunks(f"{mirror}{name}.gz", stall, deadline))
-                        _store(_unpack(packed, name, sha256[name]), folder / name)
-                    return
-                except DownloadError as error:
-                    failures.append(f"{urlsplit(mirror).netloc}: {error}")
+        with FileLock(folder / ".download.lock", timeout=timeout):
+            yield
+    except Timeout:
+        raise DownloadError(f"another process has been downloading for {timeout:g} s") from None
     except OSError as error:
         raise DownloadError(f"can't write to the data folder: {error.strerror or error}") from error
-    raise DownloadError("; ".join(failures) or "no mirror is known")
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DownloadError(f"needs {needed / 1e9:.2g} GB in the data folder, {free / 1e9:.2g} GB are free")
+
+
+def _stream(url: str, path: Path, md5: str, stall: float, deadline: float) -> None:
+    """Write what an address sends into a file, or a DownloadError if it is not the one wanted."""
+    checksum = hashlib.md5(usedforsecurity=False)  # the only one published for these archives
+    with path.open("wb") as file:
+        for chunk in chunks(url, stall, deadline):
+            if not file.tell():
+                print(f"Downloading {path.stem} from {urlsplit(url).netloc}: this takes minutes.")
+            file.write(chunk)
+            checksum.update(chunk)
+        if checksum.hexdigest() != md5:
+            found = f"{file.tell():,} bytes, md5 {checksum.hexdigest()[:12]}…"
+            raise DownloadError(f"sent another {path.stem}: {found}, not {md5[:12]}…")
 
 
 def chunks(url: str, stall: float, deadline: float) -> Iterator[bytes]:

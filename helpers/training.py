@@ -122,6 +122,8 @@ def fit(
     shuffle: bool = True,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     val: ImageSet | None = None,
+    val_transform: Transform | None = None,
+    val_batch_size: int = 1000,
     hooks: Sequence[Hook] = (),
     checkpoint: Path | str | None = None,
     checkpoint_every: int = 1000,
@@ -148,6 +150,8 @@ def fit(
         shuffle: False keeps the set's own order.
         scheduler: stepped once after each optimizer step.
         val: evaluated after each epoch and after the last step.
+        val_transform: what `val` goes through where `transform` draws at random; by default `transform`.
+        val_batch_size: images a pass of that evaluation.
         hooks: pairs (n, function); the function gets the `State` every n steps.
         checkpoint: file to continue from if it exists, and to save to.
         checkpoint_every: steps between saves; the end of the run is always saved.
@@ -163,6 +167,10 @@ def fit(
     total = _total_steps(len(train), batch_size, steps, epochs)
     if checkpoint_every < 1 or any(every < 1 for every, _ in hooks):
         raise ValueError("hooks and checkpoint_every come every so many steps: use 1 or more")
+    if val_batch_size < 1:
+        raise ValueError(f"val_batch_size={val_batch_size}: use 1 or more")
+    if val_transform is None:
+        val_transform = transform
     run = _Run(model, train.to(device_of(model)), optimizer, batch_size, transform, loss_fn, scheduler, total)
     run.order_by(seed, shuffle)
     step = run.resume(checkpoint)
@@ -181,7 +189,7 @@ def fit(
                 line.update(step, run.images, f"loss {state.loss.item():.4f}")
             if val is not None and (step % run.per_epoch == 0 or step == total):
                 with run.untimed():
-                    run.validate(val, state)
+                    run.validate(val, state, val_transform, val_batch_size)
             if save:
                 with run.untimed():
                     run.save(checkpoint, step)
@@ -260,9 +268,10 @@ class _Run:
             raise FloatingPointError(explain_non_finite(self.checked + int(bad[0]) + 1, state))
         self.checked = state.step
 
-    def validate(self, val: ImageSet, state: State) -> None:
+    def validate(self, val: ImageSet, state: State, transform: Transform, batch_size: int) -> None:
         """Append the validation loss and accuracy."""
-        result = evaluate(self.model, val, transform=self.transform, loss_fn=self.loss_fn)
+        how = {"transform": transform, "batch_size": batch_size, "loss_fn": self.loss_fn}
+        result = evaluate(self.model, val, **how)
         self.val.append({"step": state.step, "epoch": state.epoch, "loss": result.loss, "top1": result.top1})
 
     @contextmanager

@@ -1,4 +1,8 @@
-"""From uint8 images to a network's input: on whole batches, on the device they lie on, in float32."""
+"""From uint8 images to a network's input: on whole batches, on the device they lie on.
+
+Crops, flips and colour draw from torch's global generator of that device, so that `seed_everything` and a
+resumed run repeat them. None of them waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +80,150 @@ def pad(pixels: int, value: float) -> Transform:
         return F.pad(images, (pixels,) * 4, value=value)
 
     return Transform(text, apply)
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Square uint8 images (N, C, size, size), antialiased; a whole data set is done a piece at a time.
+
+    Args:
+        images: (N, C, H, W) uint8; H ≠ W squeezes the picture.
+        size: new height and width in pixels.
+
+    Raises:
+        ValueError: the images are not uint8 (N, C, H, W), or the size is below 1.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or size < 1:
+        given = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"resize to {size} wants ≥ 1 pixel and uint8 images (N, C, H, W), not {given}")
+    small = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8, device=images.device)
+    for start in range(0, len(images), 512):
+        piece = images[start : start + 512]
+        piece = piece if images.device.type == "cpu" else piece.float()  # accelerators resize no uint8
+        done = F.interpolate(piece, size=(size, size), mode="bilinear", antialias=True)
+        small[start : start + 512] = done.round().clamp(0, 255) if done.is_floating_point() else done
+    return small
+
+
+def random_crop(size: int) -> Transform:
+    """Cut a square of this many pixels from each image, every image at a place of its own.
+
+    Raises:
+        ValueError: on the call, if the images (N, C, H, W) are smaller.
+
+    Source: Krizhevsky et al. 2012, section 4.1: 224 from 256.
+    """
+    text = f"random_crop({size})"
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        height, width = _room(images, size, text)
+        count, device = len(images), images.device
+        window = torch.arange(size, device=device)
+        rows = torch.randint(height + 1, (count, 1), device=device) + window  # (N, size)
+        columns = torch.randint(width + 1, (count, 1), device=device) + window
+        which = torch.arange(count, device=device)[:, None, None]
+        return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # channels last
+
+    return Transform(text, apply)
+
+
+def random_flip() -> Transform:
+    """Mirror each image left to right with probability ½, every image for itself."""
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        return torch.where(mirrored, images.flip(-1), images)
+
+    return Transform("random_flip()", apply)
+
+
+def center_crop(size: int) -> Transform:
+    """Cut the square of this many pixels in the middle of each image.
+
+    Raises:
+        ValueError: on the call, if the images (N, C, H, W) are smaller.
+    """
+    text = f"center_crop({size})"
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        top, left = (round(room / 2) for room in _room(images, size, text))  # as torchvision rounds
+        return images[..., top : top + size, left : left + size]
+
+    return Transform(text, apply)
+
+
+def ten_crops(images: torch.Tensor, size: int) -> torch.Tensor:
+    """The four corners and the centre of each image, then the same five mirrored: (10, N, C, size, size).
+
+    Raises:
+        ValueError: the images (N, C, H, W) are smaller.
+
+    Source: Krizhevsky et al. 2012, section 4.1.
+    """
+    height, width = _room(images, size, f"ten_crops({size})")
+    corners = [(0, 0), (0, width), (height, 0), (height, width), (round(height / 2), round(width / 2))]
+    five = torch.stack([images[..., top : top + size, left : left + size] for top, left in corners])
+    return torch.cat([five, five.flip(-1)])
+
+
+def pca_colour(images: torch.Tensor, sigma: float = 0.1, std: Sequence[float] = (1, 1, 1)) -> Transform:
+    """Shift each image's colour along the principal components of the RGB values of a whole set.
+
+    An image gets p₁α₁λ₁ + p₂α₂λ₂ + p₃α₃λ₃ added to all its pixels: p and λ are the eigenvectors and
+    eigenvalues of the set's 3×3 covariance of pixels in 0…1, each α is drawn from N(0, sigma).
+
+    Args:
+        images: (N, 3, H, W) uint8, the set; of a large one, 1,000 images are enough.
+        sigma: standard deviation of α.
+        std: what `normalize` has divided the channels by, if it came first.
+
+    Raises:
+        ValueError: the set is not uint8 (N, 3, H, W), sigma is negative, a std not above 0, or one of them
+            not finite; on the call, if the images are not floats of three channels.
+
+    Source: Krizhevsky et al. 2012, section 4.1. The paper does not say in what unit λ is.
+    """
+    text = f"pca_colour({sigma}, {tuple(std)})"
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        given = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"{text} wants a set of uint8 images (N, 3, H, W), not {given}")
+    if not 0 <= sigma < math.inf or len(std) != 3 or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"{text}: wants sigma ≥ 0 and three stds above 0, all finite")
+    values, vectors = torch.linalg.eigh(_colour_covariance(images))
+    components = (
+        (vectors * values).T / torch.tensor(std, dtype=torch.float64)
+    ).float()  # (3 components, RGB)
+
+    @functools.cache  # so that no batch waits for a copy to its device
+    def components_on(device: torch.device) -> torch.Tensor:
+        return components.to(device)
+
+    def apply(batch: torch.Tensor) -> torch.Tensor:
+        if not batch.is_floating_point():
+            raise ValueError(f"{text} wants float images, not {batch.dtype}: scale or normalize them first")
+        if batch.shape[1] != 3:  # one channel would silently become three
+            raise ValueError(f"{text} wants images of three channels, not {tuple(batch.shape)}")
+        alpha = torch.randn(len(batch), 3, device=batch.device) * sigma
+        return batch + (alpha @ components_on(batch.device))[:, :, None, None]
+
+    return Transform(text, apply)
+
+
+def _colour_covariance(images: torch.Tensor) -> torch.Tensor:
+    """The (3, 3) float64 covariance of the pixels' RGB values in 0…1."""
+    count, total, products = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    for piece in images.split(64):
+        pixels = piece.cpu().transpose(0, 1).flatten(1).double() / 255  # (3, pixels)
+        count, total, products = count + pixels.shape[1], total + pixels.sum(1), products + pixels @ pixels.T
+    mean = total / count
+    return products / count - mean[:, None] * mean
+
+
+def _room(images: torch.Tensor, size: int, text: str) -> tuple[int, int]:
+    """How many pixels a square window can move down and to the right in the images."""
+    height, width = images.shape[-2] - size, images.shape[-1] - size
+    if size < 1 or min(height, width) < 0:
+        raise ValueError(f"{text} wants images of that size at least, not {tuple(images.shape)}")
+    return height, width
 
 
 def compose(*steps: Callable[[torch.Tensor], torch.Tensor]) -> Transform:

@@ -3,18 +3,23 @@ import functools
 import gzip
 import hashlib
 import os
+import shutil
+import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import center_of_mass
 from sklearn.datasets import load_digits
-from torchvision.datasets import MNIST
+from torchvision.datasets import MNIST, Imagenette
 
-from helpers import data, download
-from helpers.data import ImageSet, digits, mnist
+from helpers import data, decoded, download, drawings, runtime
+from helpers.data import ImageSet, digits, imagenette, mnist, shapes
+
 
 REFUSED = "http://127.0.0.1:9/"  # nobody listens there
 
@@ -278,13 +283,18 @@ def test_mnist_embedded_looks_nowhere(monkeypatch):
 
 
 @pytest.fixture
-def mirror(tmp_path_factory, monkeypatch):
+def mirror_folder(tmp_path_factory):
+    """The folder that `mirror` serves."""
+    return tmp_path_factory.mktemp("mirror")
+
+
+@pytest.fixture
+def mirror(mirror_folder, monkeypatch):
     """The address of a local server that has the four tiny files."""
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
-    folder = tmp_path_factory.mktemp("mirror")
     for name, content in TINY.items():
-        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+        (mirror_folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=mirror_folder)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -300,3 +310,314 @@ def test_mnist_downloads_what_is_missing_from_the_first_mirror_that_works(tiny, 
     assert mnist(source, tiny / "new").test.labels.tolist() == [7, 2, 1]
     stored = {path.name: path.read_bytes() for path in (tiny / "new" / "MNIST" / "raw").glob("*ubyte*")}
     assert stored == TINY
+
+
+# --- shapes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seeds_drawn(monkeypatch):
+    """Drawings that are blank but for their seed; the list holds what was asked for."""
+    asked = []
+
+    def draw(count, seed, size):
+        asked.append((count, seed, size))
+        return torch.full((count, 3, size, size), seed, dtype=torch.uint8), torch.arange(count) % 10
+
+    monkeypatch.setattr(drawings, "draw", draw)
+    data._draw_shapes.cache_clear()
+    yield asked
+    data._draw_shapes.cache_clear()
+
+
+def test_shapes_draw_each_part_with_a_seed_of_its_own(seeds_drawn):
+    splits = shapes(30, 10, 20)
+    assert seeds_drawn == [(30, 0, 224), (10, 1, 224), (20, 2, 224)]
+    for seed, (part, role) in enumerate(
+        ((splits.train, "train"), (splits.val, "validation"), (splits.test, "test"))
+    ):
+        assert part.images.unique().tolist() == [seed]
+        assert (part.name, part.classes) == (f"embedded shapes {role}", tuple(drawings.CLASSES))
+    assert (splits.name, splits.embedded) == ("embedded shapes", True)
+
+
+def test_shapes_take_their_counts_from_the_budget_where_none_is_given(seeds_drawn, monkeypatch):
+    monkeypatch.setattr(data, "IMAGENETTE_SIZE", 2)  # 4,500 images of 224×224 would take 680 MB
+    usual = [3000, 500, 1000]
+    for budget, counts in (("quick", [200, 50, 100]), ("cpu", usual), ("full", usual)):
+        monkeypatch.setenv("COURSE_BUDGET", budget)
+        assert [len(part) for part in (shapes().train, shapes().val, shapes().test)] == counts
+        assert len(shapes(val=10).val) == 10
+        assert len(shapes(val=10).test) == counts[2]
+
+
+def test_shapes_are_drawn_once(seeds_drawn):
+    assert shapes(10, 10, 10) is shapes(10, 10, 10)
+    assert len(seeds_drawn) == 3
+
+
+def test_shapes_have_imagenettes_form():
+    splits = shapes(20, 10, 10)
+    for part, count in ((splits.train, 20), (splits.val, 10), (splits.test, 10)):
+        assert part.images.shape == (count, 3, 224, 224)
+        assert len(part.classes) == 10
+        assert part.images.float().std() > 10
+    assert not torch.equal(splits.val.images, splits.test.images)
+
+
+# --- imagenette -------------------------------------------------------------------------------------------
+
+
+def photograph(seed, width=64, height=64):
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def write_imagenette(folder, train, test, **size):
+    """Ten class folders of `train` and `test` random JPEG files each."""
+    for part, count in (("train", train), ("val", test)):
+        for label, wnid in enumerate(data.IMAGENETTE_CLASSES):
+            (folder / part / wnid).mkdir(parents=True)
+            for i in range(count):
+                seed = [label, i, part == "train"]
+                photograph(seed, **size).save(folder / part / wnid / f"{wnid}_{i}.JPEG")
+    return folder
+
+
+@pytest.fixture
+def ette(tmp_path, monkeypatch):
+    """A root with a tiny imagenette2-320 of 64×64 pixels, and no download; a class has 5 + 2 images."""
+    monkeypatch.setattr(runtime, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.setattr(data, "IMAGENETTE_ARCHIVE", (f"{REFUSED}imagenette2-320.tgz", "md5", 1000))
+    monkeypatch.setattr(data, "shapes", digits)  # quicker
+    monkeypatch.setattr(download, "SCHEMES", ("http",))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data, "IMAGENETTE_SIZE", 64)
+    write_imagenette(tmp_path / "root" / "imagenette2-320", train=5, test=2)
+    loaded = data._load_imagenette
+    yield tmp_path / "root"
+    loaded.cache_clear()
+
+
+def torchvisions(root, split):
+    """Images (N, 3, H, W) and labels as torchvision's own class reads them from imagenette2-320."""
+    images, labels = zip(*Imagenette(root, split, "320px"), strict=True)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
+
+
+def test_imagenette_equals_torchvisions(ette):
+    splits = imagenette("real", ette)
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [40, 10, 20]
+    images, labels = torchvisions(ette, "val")
+    assert torch.equal(splits.test.images, images)
+    assert torch.equal(splits.test.labels, labels)
+    images, labels = torchvisions(ette, "train")
+    places = []
+    for part in (splits.train, splits.val):
+        match = (images[None] == part.images[:, None]).flatten(2).all(2)
+        assert match.sum(1).tolist() == [1] * len(part)
+        places.append(match.int().argmax(1))
+        assert torch.equal(part.labels, labels[places[-1]])
+        assert torch.equal(places[-1], places[-1].sort().values)  # in torchvision's order
+    assert sorted(torch.cat(places).tolist()) == list(range(50))
+    assert splits.val.labels.tolist() == list(range(10))
+
+
+def test_imagenette_says_what_it_is(ette):
+    splits = imagenette("real", ette)
+    assert splits.test.classes == tuple(names[0] for names in Imagenette(ette, "val", "320px").classes)
+    assert list(data.IMAGENETTE_CLASSES) == sorted(Imagenette._WNID_TO_CLASS)
+    assert (splits.name, splits.embedded) == ("Imagenette", False)
+    assert splits.val.name == "Imagenette validation"
+
+
+def test_imagenette_archive_is_torchvisions():
+    assert data.IMAGENETTE_ARCHIVE[:2] == Imagenette._ARCHIVES["320px"]
+
+
+def test_imagenette_parts_are_slices_of_one_file(ette):
+    splits = imagenette("real", ette)
+    base = splits.train.images.untyped_storage().data_ptr()
+    offsets = [part.images.data_ptr() - base for part in (splits.train, splits.val, splits.test)]
+    assert offsets == [0, 40 * 3 * 64**2, 50 * 3 * 64**2]
+    assert (ette / "decoded" / "imagenette-64.bin").stat().st_size == 70 * 3 * 64**2
+
+
+def test_imagenette_is_loaded_once_and_decoded_once(ette, monkeypatch):
+    first = imagenette("real", ette)
+    assert imagenette("real", str(ette)) is first
+    data._load_imagenette.cache_clear()
+    monkeypatch.delattr(decoded, "_pixels")
+    again = imagenette("real", ette)
+    assert again is not first
+    for part in ("train", "val", "test"):
+        assert torch.equal(getattr(again, part).images, getattr(first, part).images)
+        assert torch.equal(getattr(again, part).labels, getattr(first, part).labels)
+
+
+def test_imagenette_leaves_out_a_damaged_image_and_its_label(ette, capsys):
+    whole = imagenette("real", ette)
+    data._load_imagenette.cache_clear()
+    spoilt = {"val/n02102040/n02102040_0.JPEG": 2, "val/n03888257/n03888257_1.JPEG": 19}
+    for name in spoilt:
+        (ette / "imagenette2-320" / name).write_bytes(b"")
+    splits = imagenette("real", ette)
+    rest = [i for i in range(20) if i not in spoilt.values()]
+    assert torch.equal(splits.test.images, whole.test.images[rest])
+    assert torch.equal(splits.test.labels, whole.test.labels[rest])
+    assert torch.equal(splits.val.images, whole.val.images)
+    assert torch.equal(splits.train.labels, whole.train.labels)
+    line = capsys.readouterr().out.splitlines()[-1]
+    names = ", ".join(f"{name} (empty file)" for name in spoilt)
+    assert line == f"decoding Imagenette: 2 of 70 files left out: {names}."
+
+
+def test_imagenette_ignores_other_files(ette, capsys):
+    folder = ette / "imagenette2-320" / "train" / "n01440764"
+    for name in ("notes.txt", ".hidden.JPEG", "n01440764_0.npy", "Thumbs.db"):
+        (folder / name).write_bytes(b"no image")
+    photograph(7).save(folder / "n01440764_9.png")
+    splits = imagenette("real", ette)
+    assert int((splits.train.labels == 0).sum() + (splits.val.labels == 0).sum()) == 6
+    assert len(splits.train) == 41
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_hold_out_takes_100_of_each_class_or_a_tenth_always_the_same():
+    counts = (300, 200, 199, 4)
+    files = [[Path(f"{label}/{i:03}") for i in range(count)] for label, count in enumerate(counts)]
+    train, val = data._hold_out(files)
+    assert [len(own) for own in val] == [100, 100, 19, 1]
+    for own, kept, held_out in zip(files, train, val, strict=True):
+        assert sorted(kept + held_out) == own
+        assert (kept, held_out) == (sorted(kept), sorted(held_out))
+    assert [int(file.name) for file in val[0][:5]] == [1, 6, 14, 15, 17]
+    assert data._hold_out(files) == (train, val)
+
+
+@pytest.mark.parametrize("source", ["real", "auto"])
+@pytest.mark.parametrize(
+    ("part", "wnid", "name"), [("train", "n03000684", "chain saw"), ("val", "n03888257", "parachute")]
+)
+def test_imagenette_names_a_class_without_images(ette, source, part, wnid, name):
+    folder = ette / "imagenette2-320" / part / wnid
+    shutil.rmtree(folder)
+    complaint = rf"{part}/{wnid} \({name}\) has no images: delete .*imagenette2-320 and run again to download"
+    with pytest.raises(ValueError, match=complaint):
+        imagenette(source, ette)
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    with pytest.raises(ValueError, match=complaint):
+        imagenette(source, ette)
+
+
+def test_imagenette_prefers_224_then_320_then_full_then_160(ette, monkeypatch, capsys):
+    folders = []
+    monkeypatch.setattr(data, "_read_imagenette", lambda folder, cache: folders.append(folder.name))
+    shutil.rmtree(ette)
+    for name in ("imagenette2-160", "imagenette2", "imagenette2-320", "imagenette2-224"):
+        (ette / name).mkdir(parents=True)
+        imagenette("real", ette)
+        data._load_imagenette.cache_clear()
+    assert folders == ["imagenette2-160", "imagenette2", "imagenette2-320", "imagenette2-224"]
+    line = "Only imagenette2-160 is here: its images are enlarged to 64×64.\n"
+    assert capsys.readouterr().out == line
+
+
+def test_imagenette_brings_other_sizes_to_224(ette, monkeypatch):
+    monkeypatch.setattr(data, "IMAGENETTE_SIZE", 224)
+    shutil.rmtree(ette / "imagenette2-320")
+    write_imagenette(ette / "imagenette2-160", train=2, test=1, width=200, height=160)
+    splits = imagenette("real", ette)
+    assert [tuple(part.images.shape) for part in (splits.train, splits.test)] == [(10, 3, 224, 224)] * 2
+    larger = photograph([0, 0, False], 200, 160).resize((280, 224), Image.Resampling.BILINEAR)
+    expected = np.array(larger.crop((28, 0, 252, 224))).transpose(2, 0, 1).astype(int)
+    difference = np.abs(splits.test.images[0].numpy().astype(int) - expected)
+    assert difference.mean() < 3  # JPEG's losses
+
+
+def test_imagenette_takes_source_and_folder_from_the_dials(ette, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA_ROOT", str(ette))
+    monkeypatch.setenv("COURSE_DATA", "real")
+    assert len(imagenette().test) == 20
+    monkeypatch.setenv("COURSE_DATA", "embedded")
+    assert imagenette() is digits()
+
+
+def test_imagenette_rejects_an_unknown_source():
+    with pytest.raises(ValueError, match="source='imagenet' is unknown: use one of embedded, real, auto"):
+        imagenette("imagenet")
+
+
+def test_imagenette_embedded_looks_nowhere(ette, monkeypatch):
+    monkeypatch.delattr(data, "_load_imagenette")
+    assert imagenette("embedded", "/nowhere") is digits()
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_imagenette_decodes_into_the_project_where_the_root_is_read_only(ette, existing):
+    folder = ette / "decoded" if existing else ette
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o500)
+    try:
+        assert len(imagenette("real", ette).test) == 20
+        assert not any(ette.rglob("imagenette-64*"))
+    finally:
+        folder.chmod(0o700)
+    names = {path.name for path in (ette.parent / "project" / "data" / "decoded").iterdir()}
+    assert names - {"imagenette-64.lock"} == {"imagenette-64.bin", "imagenette-64.jsonl"}
+
+
+def test_imagenette_real_says_in_one_line_where_it_looked_and_what_to_do(ette):
+    with pytest.raises(FileNotFoundError) as caught:
+        imagenette("real", ette / "nowhere")
+    message = str(caught.value)
+    assert message.startswith(f"no Imagenette in {ette / 'nowhere'}, no download (127.0.0.1:9: ")
+    assert message.endswith("set COURSE_DATA_ROOT to the folder of imagenette2-320, or COURSE_DATA=embedded")
+    assert "\n" not in message
+
+
+def test_imagenette_auto_goes_on_with_shapes_and_says_so_once(ette, capsys):
+    for _ in range(2):
+        assert imagenette("auto", ette / "nowhere") is digits()  # which stand for the shapes here
+    printed = capsys.readouterr().out
+    assert printed.startswith("No Imagenette here, no download (127.0.0.1:9: ")
+    assert printed.endswith("): going on with drawings of ten shapes.\n")
+    assert printed.count("\n") == 1
+    assert str(ette) not in printed  # the line is published in notebooks
+
+
+@pytest.mark.parametrize("source", ["real", "auto"])
+def test_imagenette_downloads_what_is_missing(ette, mirror, mirror_folder, monkeypatch, source):
+    packed = mirror_folder / "imagenette2-320.tgz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(ette / "imagenette2-320", "imagenette2-320")
+    md5 = hashlib.md5(packed.read_bytes()).hexdigest()
+    monkeypatch.setattr(data, "IMAGENETTE_ARCHIVE", (f"{mirror}{packed.name}", md5, packed.stat().st_size))
+    splits = imagenette(source, ette / "new")
+    assert torch.equal(splits.test.images, imagenette("real", ette).test.images)
+    names = {path.name for path in (ette / "new").iterdir()}
+    assert names == {".download.lock", "decoded", "imagenette2-320"}
+
+
+REAL = Path(os.environ.get("COURSE_DATA_ROOT") or "nowhere") / "imagenette2-224"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs Imagenette: no imagenette2-224 in COURSE_DATA_ROOT")
+def test_imagenette_is_all_there_and_equals_what_pillow_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_decoded_folder", lambda root: tmp_path)
+    try:
+        splits = imagenette("real")
+        assert [len(part) for part in (splits.train, splits.val, splits.test)] == [8_469, 1_000, 3_925]
+        assert torch.bincount(splits.val.labels).tolist() == [100] * 10
+        on_disk = [len(list((REAL / "train" / wnid).iterdir())) for wnid in data.IMAGENETTE_CLASSES]
+        assert (torch.bincount(splits.train.labels) + 100).tolist() == on_disk
+        files = sorted((REAL / "val").rglob("*.JPEG"))  # that is, in the order of the labels
+        for place in range(0, 3_925, 300):
+            with Image.open(files[place]) as image:
+                expected = np.array(image.convert("RGB")).transpose(2, 0, 1).astype(int)
+            assert np.abs(splits.test.images[place].numpy().astype(int) - expected).max() <= 2
+            assert list(data.IMAGENETTE_CLASSES)[splits.test.labels[place]] == files[place].parent.name
+    finally:
+        (tmp_path / "imagenette-224.bin").unlink(missing_ok=True)  # pytest would keep the 2 GB of three runs
+        data._load_imagenette.cache_clear()

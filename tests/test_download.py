@@ -2,27 +2,50 @@
 
 import gzip
 import hashlib
+import io
 import os
+import shutil
+import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from helpers import download
-from helpers.download import DownloadError, chunks, download_gzipped, missing_files
+from helpers.download import DownloadError, chunks, download_archive, download_gzipped, missing_files
 
 FILES = {"images": bytes(range(256)) * 40, "labels": b"0123456789"}
 SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
 
 
+def archive(contents):
+    """A .tgz file with these contents: path → bytes."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for path, content in contents.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+ARCHIVES = {
+    "set.tgz": archive({"set/train/images": FILES["images"], "set/labels": FILES["labels"]}),
+    "evil.tgz": archive({"evil/labels": b"0123", "../outside": b"evil"}),
+    "text.tgz": b"not an archive",
+}
+
+
 class Mirror(BaseHTTPRequestHandler):
-    """Answers /<behaviour>/<name>.gz; the server keeps the paths asked for in `asked`."""
+    """Answers /<behaviour>/<name>.gz and <name>.tgz; the server keeps the paths asked for in `asked`."""
 
     def do_GET(self):
         self.server.asked.append(self.path)
         _, behaviour, file = self.path.split("/")
-        packed = gzip.compress(FILES[file.removesuffix(".gz")])
+        packed = ARCHIVES.get(file) or gzip.compress(FILES[file.removesuffix(".gz")])
         getattr(self, behaviour)(packed)
 
     def good(self, packed, length=None):
@@ -78,6 +101,13 @@ def server(monkeypatch):
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def fetch(server, folder, behaviour="good", name="set", **options):
+    """Download one of the archives."""
+    packed = ARCHIVES[f"{name}.tgz"]
+    md5 = hashlib.md5(packed).hexdigest()
+    download_archive(folder, f"{server.url(behaviour)}{name}.tgz", md5, len(packed), **options)
 
 
 def contents(folder):
@@ -179,6 +209,117 @@ def test_download_gzipped_by_two_at_once_fetches_each_file_once(server, tmp_path
         thread.join()
     assert sorted(server.asked) == ["/good/images.gz", "/good/labels.gz"]
     assert contents(tmp_path) == FILES
+
+
+def unpacked(folder):
+    """Path → bytes of all files below a folder, apart from the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".download.lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+SET = {"set/train/images": FILES["images"], "set/labels": FILES["labels"]}
+
+
+def test_download_archive_places_exactly_the_unpacked_folder(server, tmp_path, capsys):
+    fetch(server, tmp_path / "new")
+    assert unpacked(tmp_path / "new") == SET
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".download.lock", "set"]
+    line = f"Downloading set.tgz from 127.0.0.1:{server.server_port}: this takes minutes.\n"
+    assert capsys.readouterr().out == line
+
+
+def test_download_archive_does_nothing_where_the_folder_is(server, tmp_path):
+    (tmp_path / "set").mkdir()
+    fetch(server, tmp_path)
+    assert server.asked == []
+    assert unpacked(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "name", "complaint"),
+    [
+        ("forbidden", "set", "HTTP Error 403: Forbidden"),
+        ("html", "set", "sent another set.tgz: 43 bytes, md5 [0-9a-f]{12}…, not [0-9a-f]{12}…"),
+        ("half", "set", r"sent another set\.tgz: \d+ bytes"),
+        ("altered", "set", r"sent another set\.tgz: \d+ bytes"),
+        ("hang", "set", "no answer in 1 s"),
+        ("drip", "set", "took too long"),
+        ("elsewhere", "set", r"ftp://127\.0\.0\.1/images\.gz is refused: only http is safe"),
+        ("good", "text", r"can't unpack text\.tgz \(ReadError\)"),
+        ("good", "evil", r"can't unpack evil\.tgz \(OutsideDestinationError\)"),
+    ],
+)
+def test_download_archive_names_what_went_wrong_and_leaves_nothing(
+    server, tmp_path, behaviour, name, complaint
+):
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=complaint) as caught:
+        fetch(server, tmp_path / "root", behaviour, name, stall=1, limit=1.5)
+    assert time.monotonic() - start < 8
+    assert str(caught.value).startswith("127.0.0.1:")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+    assert unpacked(tmp_path) == {}
+    assert [path.name for path in (tmp_path / "root").iterdir()] == [".download.lock"]
+
+
+def test_download_archive_says_nothing_before_the_first_byte(server, tmp_path, capsys):
+    with pytest.raises(DownloadError, match="403"):
+        fetch(server, tmp_path, "forbidden")
+    assert capsys.readouterr().out == ""
+
+
+def test_download_archive_outlives_the_rest_of_a_killed_download(server, tmp_path):
+    (tmp_path / "set.tgz.part").write_bytes(ARCHIVES["set.tgz"][:9])
+    (tmp_path / "set.unpacked" / "set").mkdir(parents=True)
+    (tmp_path / "set.unpacked" / "set" / "old").touch()
+    fetch(server, tmp_path)
+    assert unpacked(tmp_path) == SET
+
+
+@pytest.mark.parametrize("interruption", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_download_archive_leaves_nothing_of_a_folder_that_it_could_not_finish(
+    server, tmp_path, monkeypatch, interruption
+):
+    def fail(tar, folder, filter):
+        (folder / "set").mkdir(parents=True)
+        (folder / "set" / "labels").write_bytes(b"01")
+        raise interruption
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", fail)
+    expected = KeyboardInterrupt if isinstance(interruption, KeyboardInterrupt) else DownloadError
+    with pytest.raises(expected) as caught:
+        fetch(server, tmp_path)
+    if expected is DownloadError:
+        assert str(caught.value) == "can't write to the data folder: No space left on device"
+    assert [path.name for path in tmp_path.iterdir()] == [".download.lock"]
+
+
+def test_download_archive_asks_for_space_before_it_starts(server, tmp_path, monkeypatch):
+    size = len(ARCHIVES["set.tgz"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * size - 1))
+    with pytest.raises(DownloadError, match=r"needs .* GB in the data folder, .* GB are free"):
+        fetch(server, tmp_path)
+    assert server.asked == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * size))
+    fetch(server, tmp_path)
+    assert unpacked(tmp_path) == SET
+
+
+def test_download_archive_by_two_at_once_fetches_it_once(server, tmp_path):
+    threads = [threading.Thread(target=fetch, args=(server, tmp_path)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.asked == ["/good/set.tgz"]
+    assert unpacked(tmp_path) == SET
+
+
+def test_download_archive_does_not_wait_for_another_process_for_ever(server, tmp_path):
+    complaint = "^another process has been downloading for 0.05 s$"
+    with FileLock(tmp_path / ".download.lock"), pytest.raises(DownloadError, match=complaint):
+        fetch(server, tmp_path, limit=0.05)
 
 
 def test_chunks_add_up_to_the_file(server):

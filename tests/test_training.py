@@ -20,6 +20,7 @@ from torch.optim import lr_scheduler
 from helpers import checkpoints, training
 from helpers.data import ImageSet, scale
 from helpers.training import count_parameters, evaluate, explain_non_finite, fit
+from helpers.transforms import compose, normalize, pca_colour, random_crop, random_flip
 
 COUNT, BATCH, PER_EPOCH = 23, 5, 5  # the last batch of an epoch holds 3 images
 CLASSES = 4
@@ -220,6 +221,7 @@ def test_fit_trains_in_training_mode_and_leaves_the_model_in_it(mode):
         ({"steps": 1, "epochs": 1}, "give steps or epochs"),
         ({"hooks": [(0, print)]}, "hooks and checkpoint_every .* use 1 or more"),
         ({"checkpoint_every": 0}, "hooks and checkpoint_every .* use 1 or more"),
+        ({"val_batch_size": 0}, "val_batch_size=0: use 1 or more"),
     ],
 )
 def test_fit_rejects_impossible_sizes_before_it_changes_anything(options, complaint):
@@ -298,8 +300,67 @@ def test_fit_validation_measures_the_validation_set_with_the_model_of_that_momen
     assert history.val[0]["loss"] != history.val[1]["loss"]
 
 
+def noisy(images):
+    """A transform that draws at random, as crops and flips do."""
+    return images / 255 + 0.1 * torch.randn(images.shape)
+
+
+@pytest.mark.parametrize("transform", [scale(-1, 1), noisy], ids=["fixed", "random"])
+def test_fit_validation_goes_through_val_transform_and_not_through_transform(transform):
+    model, val, copies = network(), image_set(7, seed=5), []
+    hook = (PER_EPOCH, lambda state: copies.append(copy.deepcopy(model)))
+    history = train(model, val=val, epochs=2, transform=transform, val_transform=scale(2, 0), hooks=[hook])
+    for entry, then in zip(history.val, copies, strict=True):
+        probabilities = then.eval()(2 - val.images / 127.5).double().softmax(1).detach().numpy()
+        assert entry["loss"] == pytest.approx(metrics.log_loss(val.labels, probabilities), abs=1e-6)
+        assert entry["top1"] == pytest.approx(metrics.accuracy_score(val.labels, probabilities.argmax(1)))
+        other = evaluate(then, val, transform=transform)
+        assert abs(other.loss - entry["loss"]) > 1e-3
+
+
+class Floats(nn.Module):
+    def forward(self, images):
+        return images.float()
+
+
+def test_fit_takes_a_val_transform_that_counts_as_false():
+    nothing = nn.Sequential()  # has length 0
+    val = image_set(7)
+    model = nn.Sequential(Floats(), nn.Flatten(), nn.Linear(36, CLASSES))
+    entry = train(model, val=val, steps=1, transform=scale(), val_transform=nothing).val[0]
+    assert entry["loss"] == pytest.approx(evaluate(model, val, transform=nothing).loss)
+    assert entry["loss"] != pytest.approx(evaluate(model, val, transform=scale()).loss)
+
+
+@pytest.mark.parametrize(("val_batch_size", "passes"), [(3, [3, 3, 1]), (7, [7]), (None, [7])])
+def test_fit_shows_the_model_val_batch_size_images_a_pass(val_batch_size, passes):
+    seen = []
+
+    class Spy(nn.Flatten):
+        def forward(self, images):
+            if not self.training:
+                seen.append(len(images))
+            return super().forward(images)
+
+    options = {} if val_batch_size is None else {"val_batch_size": val_batch_size}
+    history = train(nn.Sequential(Spy(), nn.Linear(36, CLASSES)), val=image_set(7), epochs=2, **options)
+    assert seen == passes * 2
+    assert len(history.val) == 2
+
+
 def test_fit_trains_the_same_with_and_without_validation():
     assert train(network(), val=image_set(7)).loss == train(network()).loss
+
+
+def test_fit_trains_the_same_with_and_without_validation_where_its_transform_draws_at_random():
+    losses, weights = [], []
+    for options in ({}, {"val": image_set(7), "val_transform": scale(), "val_batch_size": 2}):
+        model = network()
+        torch.manual_seed(0)
+        losses.append(train(model, transform=noisy, **options).loss)
+        weights.append(model.state_dict())
+    assert losses[0] == losses[1]
+    assert same(*weights)
 
 
 def test_fit_counts_the_seconds_of_its_steps_only(monkeypatch, tmp_path):
@@ -397,6 +458,46 @@ def everything(recipe, schedule, cuts=(), checkpoint=None):
 def test_fit_cut_and_resumed_equals_the_uninterrupted_run_bit_for_bit(tmp_path, cuts, recipe, schedule):
     whole = everything(recipe, schedule)
     resumed = everything(recipe, schedule, cuts, checkpoint=tmp_path / "run.pt")
+    for part, expected in whole.items():
+        assert same(resumed[part], expected), part
+
+
+def augmented(cuts=(), checkpoint=None):
+    """What a run on cropped, flipped and tinted colour images leaves behind; cuts as above."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (COUNT, 3, 9, 9), dtype=torch.uint8, generator=generator)
+    data = ImageSet(images, torch.arange(COUNT) % CLASSES, tuple("abcd"), "colours")
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    batches = []
+    for attempt, (saved, stopped) in enumerate([*cuts, (13, None)]):
+        torch.manual_seed(attempt)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, CLASSES))
+        torch.manual_seed(1000 + attempt)
+        with pytest.raises(KeyboardInterrupt) if stopped else contextlib.nullcontext():
+            history = train(
+                model,
+                data,
+                transform=compose(
+                    random_crop(6), random_flip(), normalize(mean, std), pca_colour(images, 0.1, std)
+                ),
+                val=data,
+                val_transform=compose(normalize(mean, std), lambda batch: batch[..., :6, :6]),
+                checkpoint=checkpoint,
+                checkpoint_every=saved,
+                hooks=[(1, lambda state: batches.append(state.images)), raise_at(stopped)],
+            )
+    return {
+        "weights": model.state_dict(),
+        "history": [history.loss, history.accuracy, history.val, history.images],
+        "random": torch.get_rng_state(),
+        "last batch": batches[-1],
+    }
+
+
+@pytest.mark.parametrize("cuts", [[(3, 4)], [(5, 6)], [(3, 4), (7, 8), (12, 13)]])
+def test_fit_on_augmented_images_cut_and_resumed_equals_the_uninterrupted_run_bit_for_bit(tmp_path, cuts):
+    whole = augmented()
+    resumed = augmented(cuts, checkpoint=tmp_path / "run.pt")
     for part, expected in whole.items():
         assert same(resumed[part], expected), part
 
