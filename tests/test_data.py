@@ -20,7 +20,6 @@ from torchvision.datasets import MNIST, Imagenette
 from helpers import data, decoded, download, drawings, runtime
 from helpers.data import ImageSet, digits, imagenette, mnist, shapes
 
-
 REFUSED = "http://127.0.0.1:9/"  # nobody listens there
 
 PIXELS = torch.arange(6 * 2 * 2, dtype=torch.uint8).reshape(6, 1, 2, 2)

@@ -22,7 +22,6 @@ from torchvision.transforms.functional import center_crop, resize
 from helpers import decoded
 from helpers.decoded import DecodeError, decode
 
-
 SIZE = 16
 
 
