@@ -339,7 +339,7 @@ def _pixels(file: Path, size: int) -> torch.Tensor | str:
     except UnidentifiedImageError:
         return "no image"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return "truncated" if "truncated" in str(error) else str(error) or type(error).__name__
+        return "truncated" if "truncated" in str(error).lower() else str(error) or type(error).__name__
     return _square(image, size).contiguous()  # Pillow stores the three channels pixel by pixel
 
 
