@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -190,15 +190,13 @@ def mnist(source: str | None = None, root: Path | str | None = None) -> Splits:
 @functools.cache  # so that the files are read once, and the line about the stand-in is printed once
 def _load_mnist(folder: Path, source: str) -> Splits:
     """MNIST from the folder, downloaded if need be; with `auto`, the digits if that fails."""
-    if missing_files(folder, MNIST_SHA256):
-        try:
+
+    def fetch() -> None:
+        if missing_files(folder, MNIST_SHA256):
             download_gzipped(folder, MNIST_SHA256, MNIST_MIRRORS)
-        except DownloadError as error:
-            if source == "real":
-                advice = "set COURSE_DATA_ROOT to the folder that holds MNIST/raw, or COURSE_DATA=embedded"
-                raise FileNotFoundError(f"no MNIST in {folder}, no download ({error}): {advice}") from None
-            print(f"No MNIST here, no download ({error}): going on with scikit-learn's 1,797 digits.")
-            return digits()
+
+    if not _fetched(fetch, source, f"MNIST in {folder}", "MNIST/raw", "scikit-learn's 1,797 digits"):
+        return digits()
     train, test = _read_mnist(folder, "train"), _read_mnist(folder, "t10k")
     val, rest = range(MNIST_VALIDATION), range(MNIST_VALIDATION, len(train))
     return _splits("MNIST", [train.subset(rest), train.subset(val), test], embedded=False)
@@ -269,15 +267,13 @@ def imagenette(source: str | None = None, root: Path | str | None = None) -> Spl
 @functools.cache
 def _load_imagenette(root: Path, source: str) -> Splits:
     """Imagenette from the root folder, downloaded if need be; with `auto`, the shapes if that fails."""
-    if not any((root / name).is_dir() for name in IMAGENETTE_FOLDERS):
-        try:
+
+    def fetch() -> None:
+        if not any((root / name).is_dir() for name in IMAGENETTE_FOLDERS):
             download_archive(root, *IMAGENETTE_ARCHIVE)
-        except DownloadError as error:
-            if source == "real":
-                advice = "set COURSE_DATA_ROOT to the folder of imagenette2-320, or COURSE_DATA=embedded"
-                raise FileNotFoundError(f"no Imagenette in {root}, no download ({error}): {advice}") from None
-            print(f"No Imagenette here, no download ({error}): going on with drawings of ten shapes.")
-            return shapes()
+
+    if not _fetched(fetch, source, f"Imagenette in {root}", "imagenette2-320", "drawings of ten shapes"):
+        return shapes()
     folder = next(root / name for name in IMAGENETTE_FOLDERS if (root / name).is_dir())
     if folder.name == "imagenette2-160":
         print(f"Only {folder.name} is here: its images are enlarged to {IMAGENETTE_SIZE}×{IMAGENETTE_SIZE}.")
@@ -342,6 +338,27 @@ def _known(source: str | None) -> str:
     if source not in runtime.DATA_SOURCES:
         raise ValueError(f"source={source!r} is unknown: use one of {', '.join(runtime.DATA_SOURCES)}")
     return source
+
+
+def _fetched(fetch: Callable[[], None], source: str, wanted: str, folder: str, stand_in: str) -> bool:
+    """Whether the files are there after `fetch`. If not, and only real ones will do: FileNotFoundError.
+
+    Args:
+        fetch: downloads what is missing, or raises DownloadError.
+        source: `real`, or `auto` to go on with the stand-in and say so in one line.
+        wanted: set and place, as in "MNIST in /data".
+        folder: what COURSE_DATA_ROOT should hold.
+        stand_in: what the line says that the course goes on with.
+    """
+    try:
+        fetch()
+    except DownloadError as error:
+        if source == "real":
+            advice = f"set COURSE_DATA_ROOT to the folder that holds {folder}, or COURSE_DATA=embedded"
+            raise FileNotFoundError(f"no {wanted}, no download ({error}): {advice}") from None
+        print(f"No {wanted.split()[0]} here, no download ({error}): going on with {stand_in}.")
+        return False
+    return True
 
 
 def _splits(name: str, parts: Sequence[ImageSet], *, embedded: bool) -> Splits:
