@@ -572,7 +572,8 @@ def test_imagenette_real_says_in_one_line_where_it_looked_and_what_to_do(ette):
         imagenette("real", ette / "nowhere")
     message = str(caught.value)
     assert message.startswith(f"no Imagenette in {ette / 'nowhere'}, no download (127.0.0.1:9: ")
-    assert message.endswith("set COURSE_DATA_ROOT to the folder that holds imagenette2-320, or COURSE_DATA=embedded")
+    advice = "set COURSE_DATA_ROOT to the folder that holds imagenette2-320, or COURSE_DATA=embedded"
+    assert message.endswith(advice)
     assert "\n" not in message
 
 
