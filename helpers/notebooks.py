@@ -28,7 +28,18 @@ from nbformat import NotebookNode
 
 from helpers import runtime
 from helpers.progress import duration
-from helpers.stamps import NOTEBOOKS, code_hash, helpers_hash, load, names, read, records, stale, stamp
+from helpers.stamps import (
+    NOTEBOOKS,
+    code_hash,
+    helpers_hash,
+    load,
+    names,
+    read,
+    records,
+    shrink_pictures,
+    stale,
+    stamp,
+)
 
 __all__ = ["execute", "load", "restamp", "run", "store"]
 
@@ -76,6 +87,7 @@ def execute(name: str, save_to: Path, threads: int | None = None) -> NotebookNod
             f"{name} failed after {duration(time.perf_counter() - started)}\n{_plain(what)}"
         ) from None
     seconds = time.perf_counter() - started
+    shrink_pictures(notebook)
     stamp(notebook, seconds)
     _line(f"{name}: {len(code)} cells in {duration(seconds)}", last=True)
     save_to.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
+import base64
 import inspect
+import io
 import traceback
 from datetime import date
 
@@ -6,6 +8,7 @@ import nbformat
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from PIL import Image, ImageChops, ImageStat
 
 from helpers import runtime, stamps
 
@@ -286,3 +289,35 @@ def test_records_reads_the_results_of_all_cells_and_nothing_else():
         new_code_cell("3", outputs=[recorded("b", "it's 1 %")]),
     ]
     assert stamps.records(notebook(*cells)) == {"a": "61,706", "b": "it's 1 %"}
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def png_output(picture):
+    """The output of a cell that shows a picture."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})
+
+
+def shown(notebook, number):
+    """The bytes of a cell's picture."""
+    return base64.b64decode(notebook.cells[number].outputs[0]["data"]["image/png"])
+
+
+def test_shrink_pictures_halves_a_large_one_that_stays_the_same_to_the_eye():
+    ramp = Image.linear_gradient("L").resize((400, 300))
+    grain = [Image.effect_noise((400, 300), 12) for _ in range(3)]
+    photograph = Image.merge("RGB", [ImageChops.blend(ramp, noise, 0.3) for noise in grain])
+    outputs = [[png_output(photograph)], [png_output(photograph.crop((0, 0, 20, 20)))], []]
+    cells = [new_code_cell("plt.show()", outputs=each) for each in outputs]
+    notebook = nbformat.v4.new_notebook(cells=[*cells, new_markdown_cell("text")])
+    large, small = shown(notebook, 0), shown(notebook, 1)
+    stamps.shrink_pictures(notebook, above=50_000)
+    after = Image.open(io.BytesIO(shown(notebook, 0))).convert("RGB")
+    assert len(large) > 50_000
+    assert len(shown(notebook, 0)) < len(large) / 2
+    assert max(ImageStat.Stat(ImageChops.difference(photograph, after)).mean) < 8, "of 255"
+    assert shown(notebook, 1) == small, "small pictures stay as they are"
+    nbformat.validate(notebook)
