@@ -88,7 +88,7 @@ def test_window_says_what_a_layer_does_to_sizes(layer, words):
     assert network_stages.window(layer) == words
 
 
-def test_box_size_goes_by_square_roots_in_one_scale():
+def test_box_size_goes_by_square_roots():
     wide, high, deep, _ = networks.box_size((64, 28, 56))
     assert (wide, high) == pytest.approx((high * 2**0.5, 2 * networks.box_size((1, 7, 7))[1]))
     assert deep == pytest.approx(8 * networks.box_size((1, 1, 1))[2])

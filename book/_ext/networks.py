@@ -35,22 +35,30 @@ LOGGER = logging.getLogger(__name__)
 FACT = re.compile(r"\{\{(.*?)\}\}")
 WIDTH, COLUMN, TEXT = 376, 124, 138  # px: the drawing, the boxes' column, where the text starts
 GAP, LEAST = 18, 60  # px: between two rows, the height of a row
-SIDE, DEPTH, SLANT = 5.4, 1.8, 0.22  # px a square root of pixels, of channels; rise of the depth
+SIDE, DEPTH, SLANT = 3.0, 1.0, 0.22  # a root of pixels, of channels; rise of the depth
+LARGEST = 66  # px: the side of the largest map, if no deeper box asks for the room
 
 
 # ---- the drawing ---------------------------------------------------------------------------------------
 
 
-def box_size(shape: Shape) -> tuple[float, float, float, float]:
-    """A box's front and the offset of its back, in px: width, height, right, up. All go by square roots."""
+def box_size(shape: Shape, scale: float = 1.0) -> tuple[float, float, float, float]:
+    """A box's front and the offset of its back: width, height, right, up. All go by square roots."""
     channels, height, width = shape if len(shape) == 3 else (prod(shape), 1, 1)
-    depth = DEPTH * sqrt(channels)
-    return SIDE * sqrt(width), SIDE * sqrt(height), depth, SLANT * depth
+    side, depth = scale * SIDE, scale * DEPTH * sqrt(channels)
+    return side * sqrt(width), side * sqrt(height), depth, SLANT * depth
 
 
-def box(stage: Stage, middle: float) -> tuple[str, float, float]:
+def common_scale(found: list[Stage]) -> float:
+    """The scale that lets all boxes of a network into their column."""
+    sizes = [box_size(stage.output) for stage in found]
+    widest, tallest = (max(w + right for w, _, right, _ in sizes), max(height for _, height, _, _ in sizes))
+    return min((COLUMN - 4) / widest, LARGEST / tallest)
+
+
+def box(stage: Stage, middle: float, scale: float) -> tuple[str, float, float]:
     """A stage's box around the height `middle`: its source, its top and its bottom."""
-    width, height, right, up = box_size(stage.output)
+    width, height, right, up = box_size(stage.output, scale)
     x, y = (COLUMN - width - right) / 2, middle - (height - up) / 2
     front = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
     top = [front[0], (x + right, y - up), (x + width + right, y - up), front[1]]
@@ -75,11 +83,11 @@ def labels(stage: Stage, middle: float, total: int) -> str:
 
 def draw(name: str, title: str, found: list[Stage], total: int) -> str:
     """The drawing of a network: one row a stage, from the input above to the answer below."""
-    parts, top, bottom = [], 4.0, None
+    parts, top, bottom, scale = [], 4.0, None, common_scale(found)
     for stage in found:
-        _, height, _, up = box_size(stage.output)
+        _, height, _, up = box_size(stage.output, scale)
         middle = top + max(LEAST, height + up) / 2
-        source, first, last = box(stage, middle)
+        source, first, last = box(stage, middle, scale)
         if bottom is not None:
             parts.append(arrow((COLUMN / 2, bottom + 4), (COLUMN / 2, first - 4)))
         parts += [source, labels(stage, middle, total)]

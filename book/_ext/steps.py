@@ -10,8 +10,9 @@
     The caption.
     ```
 
-``{window-steps} pooling`` takes `size` instead of `kernel` and keeps the largest number. `padding` is a number
-of pixels for all sides, or `same` for what TensorFlow adds. `show` picks steps; without it all are drawn.
+``{window-steps} pooling`` takes `size` instead of `kernel` and keeps the largest number. `padding` is a
+number of pixels for all sides, or `same` for what TensorFlow adds. `show` picks steps; without it all are
+drawn.
 The role ``{positions}`28 5 1 2` `` works the size formula out, for W, F, S and P.
 """
 
@@ -68,6 +69,7 @@ def step(windows: Windows, index: int, name: str) -> str:
         rectangle(left + offset * column, y_in + offset * row, side, side, "window"),
         arrow((right - BETWEEN + 6, MARGIN + height / 2), (right - 6, MARGIN + height / 2)),
         cells(windows.output, (right, y_out), made, index + 1),
+        rectangle(right + CELL * column, y_out + CELL * row, CELL, CELL, "mark"),
     ]
     top, start = row * windows.stride + 1, column * windows.stride + 1
     description = (
