@@ -87,8 +87,10 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """Its name, or its first and last."""
-        return self.names[0] if len(self.names) == 1 else f"{self.names[0]} … {self.names[-1]}"
+        """Its name, or its first and the end of its last: `conv1_1–2`."""
+        first, last = self.names[0], self.names[-1]
+        stem = re.sub(r"\d+$", "", first)
+        return first if first == last else f"{first}–{last.removeprefix(stem)}"
 
     @property
     def words(self) -> str:

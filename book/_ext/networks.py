@@ -124,7 +124,7 @@ def fact(wanted: str, table: LayerTable) -> str:
         "parameters": lambda: f"{sum(row.parameters for row in rows or table.rows):,}",
         "MACs": lambda: f"{sum(row.macs for row in rows or table.rows):,}",
         "share": lambda: percent(sum(row.parameters for row in rows) / table.parameters),
-        "output": lambda: ", ".join(shown(row.output) for row in rows),
+        "output": lambda: ", ".join("×".join(f"{size:,}" for size in row.output) for row in rows),
     }
     if what not in known:
         raise ValueError(f"a table has no {what!r}: use {', '.join(known)}")

@@ -70,7 +70,7 @@ class Slips(SphinxDirective):
             )
         sentence = (
             f"**{total} mistakes** were found in {len(sections)} articles. "
-            "Each was checked by running it, in part 8 of the article's notebook."
+            "Each has its check, in part 8 of the article's notebook."
         )
         return [*self._parse(sentence), *sections]
 

@@ -94,12 +94,12 @@ def draw(windows: Windows, chosen: list[int], name: str) -> str:
     """The whole figure: the kernel if there is one, then the chosen steps, each with its sum."""
     items = []
     for index in chosen:
-        line = element(
-            "p", element("b", f"Step {index + 1}"), f" {reckoning(windows, *windows.places[index])}"
-        )
+        total = reckoning(windows, *windows.places[index]).replace(" ", "\N{THIN SPACE}")
+        line = element("p", element("b", f"Step {index + 1}"), total)
         items.append(element("li", step(windows, index, name), line))
     first = "" if windows.kernel is None else kernel_drawing(windows.kernel, name)
-    return element("div", first, element("ol", *items), class_="steps")
+    small = len(windows.padded) + len(windows.output) <= 7  # two of them fit side by side on a phone
+    return element("div", first, element("ol", *items), class_="steps small" if small else "steps")
 
 
 # ---- on the page ---------------------------------------------------------------------------------------
