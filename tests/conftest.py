@@ -41,3 +41,33 @@ def course(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture
+def build_page(tmp_path):
+    """`build_page(text, extension, notebooks)` builds one page; returns its source and the warnings.
+
+    The notebooks are nodes by name. They are on the book's path, but the models still come from the course.
+    """
+    from io import StringIO
+
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+    def build(text, extension, notebooks):
+        source, out, warnings = tmp_path / "source", tmp_path / "html", StringIO()
+        (source / "notebooks").mkdir(parents=True, exist_ok=True)
+        for name, notebook in notebooks.items():
+            nbformat.write(notebook, source / "notebooks" / f"{name}.ipynb")
+        toc = "\n".join(f"notebooks/{name}" for name in notebooks)
+        (source / "index.md").write_text(f"# A page\n\n{text}\n\n```{{toctree}}\n{toc}\n```\n", "utf-8")
+        settings = {"extensions": ["myst_nb", extension], "nb_execution_mode": "off", "numfig": True}
+        settings |= {"html_theme": "basic", "myst_heading_anchors": 3}
+        with patch_docutils(), docutils_namespace():
+            places = {"srcdir": source, "confdir": None, "outdir": out, "doctreedir": tmp_path / "trees"}
+            Sphinx(
+                **places, buildername="html", confoverrides=settings, status=None, warning=warnings
+            ).build()
+        return (out / "index.html").read_text("utf-8"), warnings.getvalue()
+
+    return build

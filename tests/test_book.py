@@ -195,6 +195,19 @@ def test_images_have_alt_text_that_says_what_they_show(pages):
     report([f"{name}: {image}" for name, image, alt in images if not alt or path.search(alt)])
 
 
+def test_drawings_say_in_words_what_they_show(pages):
+    problems, count = [], 0
+    for name, page in pages.items():
+        for drawing in page.select("article svg[role=img]"):
+            count += 1
+            for reference in ("aria-labelledby", "aria-describedby"):
+                found = page.find_all(id=drawing[reference])
+                if len(found) != 1 or not found[0].get_text(strip=True):
+                    problems.append(f"{name}: {reference}={drawing[reference]}")
+    assert count, "no page has a drawing"
+    report(problems)
+
+
 def test_pages_have_one_title_a_language_and_a_viewport(pages):
     problems = []
     for name, page in pages.items():
@@ -251,11 +264,33 @@ def test_notebook_pages_are_stamped(notebook_pages):
     report([f"{name}: {tag}" for name, tag in stamps.items() if not tag or not stamp.search(tag.get_text())])
 
 
-def test_results_page_shows_what_the_notebooks_recorded(pages):
-    asked = re.findall(r"\{here\}`([\w-]+):([\w-]+)`", (ROOT / "book" / "results.md").read_text("utf-8"))
-    assert asked, "book/results.md pastes no result"
-    shown = [tag.get_text() for tag in pages["book/results.html"].select(".pasted-text")]
+@pytest.mark.parametrize("name", ["results", "timeline", "mnist_networks"])
+def test_page_shows_what_the_notebooks_recorded(pages, name):
+    source = (ROOT / "book" / f"{name}.md").read_text("utf-8")
+    asked = re.findall(r"\{here\}`([\w-]+):([\w-]+)`", source)
+    assert asked, f"book/{name}.md pastes no result"
+    shown = [tag.get_text() for tag in pages[f"book/{name}.html"].select(".pasted-text")]
     assert shown == [recorded(notebook)[key] for notebook, key in asked]
+
+
+def test_slips_page_lists_every_slip_of_every_notebook(pages):
+    notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    slips = [text for name in notebooks for key, text in recorded(name).items() if key.startswith("slip-")]
+    assert slips, "no notebook recorded a slip"
+    page = pages["book/slips.html"].find("article")
+    assert [plain(item.get_text()) for item in page.select("ol li")] == [plain(slip) for slip in slips]
+    assert f"{len(slips)} mistakes were found" in page.get_text()
+
+
+def plain(text: str) -> str:
+    """A text without marks for code and without the curve of its quotes."""
+    return " ".join(text.replace("`", "").replace("’", "'").split())
+
+
+def test_every_network_is_drawn(pages):
+    drawn = {link["href"].split("#")[0] for link in pages["book/networks.html"].select("figcaption a[href]")}
+    notebooks = [name for name in toc_pages() if name.startswith("notebooks/")]
+    report([name for name in notebooks if f"../{name}.html" not in drawn])
 
 
 def test_pasted_results_are_not_empty(pages):
