@@ -153,7 +153,7 @@ def stamp(notebook: NotebookNode, seconds: float) -> None:
     }
 
 
-def shrink_pictures(notebook: NotebookNode, above: int = 100_000) -> None:
+def shrink_pictures(notebook: NotebookNode, above: int = 20_000) -> None:
     """Store large PNG outputs with 256 colours each: photographs take a third of the space and look the same.
 
     Args:

@@ -264,7 +264,7 @@ def test_notebook_pages_are_stamped(notebook_pages):
     report([f"{name}: {tag}" for name, tag in stamps.items() if not tag or not stamp.search(tag.get_text())])
 
 
-@pytest.mark.parametrize("name", ["results", "timeline", "mnist_networks"])
+@pytest.mark.parametrize("name", ["results", "timeline", "comparison"])
 def test_page_shows_what_the_notebooks_recorded(pages, name):
     source = (ROOT / "book" / f"{name}.md").read_text("utf-8")
     asked = re.findall(r"\{here\}`([\w-]+):([\w-]+)`", source)
