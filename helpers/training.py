@@ -246,7 +246,7 @@ class _Run:
         self.per_epoch = -(-len(train) // batch_size)
         self.losses = torch.zeros(total, device=self.device)
         self.accuracies = torch.zeros(total, device=self.device)
-        self.steepest = torch.zeros(total, device=self.device)  # largest absolute gradient of each step
+        self.gradients = torch.zeros(total, device=self.device)  # finite where all of a step's gradients are
         self.val: list[dict[str, float]] = []
         self.images, self.seconds, self.checked = 0, 0.0, 0
         self.clock = self.saved = time.perf_counter()
@@ -280,13 +280,13 @@ class _Run:
             return self._train_step(step, chosen)
         except torch.OutOfMemoryError:
             pass  # what the step held is free only once its error is gone
-        fits = batch_that_fits(lambda size: self._gradients(chosen[:size]), len(chosen))
+        fits = batch_that_fits(lambda size: self._backward(chosen[:size]), len(chosen))
         advice = f"batch_size={fits} would fit" if fits else "not even one image fits"
         raise torch.OutOfMemoryError(
             f"out of memory at step {step + 1:,} with {len(chosen):,} images: {advice}"
         )
 
-    def _gradients(self, chosen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _backward(self, chosen: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images, labels, logits and loss of a batch, after the backward pass."""
         images, labels = self.transform(self.train.images[chosen]), self.train.labels[chosen]
         images = images.contiguous(memory_format=torch.channels_last)
@@ -297,11 +297,10 @@ class _Run:
         return images, labels, logits.detach(), loss.detach()
 
     def _train_step(self, step: int, chosen: torch.Tensor) -> State:
-        images, labels, logits, loss = self._gradients(chosen)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        images, labels, logits, loss = self._backward(chosen)
         self.losses[step] = loss
-        self.steepest[step] = nn.utils.get_total_norm(gradients, norm_type=float("inf"))
-        if self.device.type != "cpu" or torch.isfinite(self.losses[step] + self.steepest[step]):
+        self.gradients[step] = _summed([p.grad for p in self.model.parameters() if p.grad is not None])
+        if self.device.type != "cpu" or torch.isfinite(self.losses[step] + self.gradients[step]):
             self.optimizer.step()
             if self.scheduler is not None:
                 self.scheduler.step()
@@ -312,7 +311,7 @@ class _Run:
     def check_finite(self, state: State) -> None:
         """Raise FloatingPointError at the first step whose loss or gradient is not finite."""
         new = slice(self.checked, state.step)
-        bad = (~torch.isfinite(self.losses[new] + self.steepest[new])).nonzero()
+        bad = (~torch.isfinite(self.losses[new] + self.gradients[new])).nonzero()
         if len(bad):
             first = self.checked + int(bad[0])
             explain = explain_gradient if torch.isfinite(self.losses[first]) else explain_non_finite
@@ -449,6 +448,13 @@ class _Run:
                 "generators": checkpoints.generator_states(),
             },
         )
+
+
+def _summed(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """A number that is finite if all of these are: on a CPU their sum, the cheapest one; else their norm."""
+    if gradients[0].device.type == "cpu":
+        return torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients]).sum()
+    return nn.utils.get_total_norm(gradients)
 
 
 def _called(function: Callable) -> str:
