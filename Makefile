@@ -61,7 +61,7 @@ soak: .venv/ready  ## kill training runs at random moments and compare what they
 
 audit: .venv/ready  ## known weaknesses of the locked packages (needs the network)
 	$(PYTHON) -m venv _build/audit
-	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.9.0
+	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	_build/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 # A token of its own, this machine only, no look-up of news or new versions.

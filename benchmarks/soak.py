@@ -27,6 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helpers import data, runtime, training
 from helpers.notebooks import load, table
 
-STEPS = 24
+STEPS = 30
 KILLS_A_RUN = 5  # then the run may end, and is compared
 
 
@@ -82,7 +83,9 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
-def train(recipe: Recipe, checkpoint: Path | None, every: int, start: int) -> dict[str, Any]:
+def train(
+    recipe: Recipe, checkpoint: Path | None, every: int, start: int, begun: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """All that a run leaves behind.
 
     Args:
@@ -90,12 +93,14 @@ def train(recipe: Recipe, checkpoint: Path | None, every: int, start: int) -> di
         checkpoint: file to continue from and to save to.
         every: steps between saves.
         start: number of the attempt; a resumed run must not depend on the weights that it started with.
+        begun: called when all is ready, before the checkpoint is read.
     """
     runtime.seed_everything(start)
     model, splits = recipe.network(), data.digits()
     optimizer = recipe.optimizer(model.parameters())
     cycle = torch.optim.lr_scheduler.OneCycleLR
     scheduler = recipe.cycle and cycle(optimizer, recipe.cycle, total_steps=STEPS, cycle_momentum=False)
+    begun()
     history = training.fit(
         model,
         splits.train.subset(range(recipe.batch_size * STEPS * 2 // 5)),  # two epochs and a half
@@ -119,56 +124,74 @@ def train(recipe: Recipe, checkpoint: Path | None, every: int, start: int) -> di
     }
 
 
-def forked(work: Callable[..., None], *arguments: Any) -> int:
-    """Start a process that does some work; returns its number."""
+@dataclass(frozen=True)
+class Child:
+    """A process that trains; `signal` is the end of a pipe where it says when it begins."""
+
+    number: int
+    signal: int
+
+    def begins(self) -> bool:
+        """Wait until it begins; False if it ends before."""
+        return os.read(self.signal, 1) == b"b"
+
+    def ended(self) -> int:
+        """Wait for its end; returns the status that the system gives."""
+        os.close(self.signal)
+        return os.waitpid(self.number, 0)[1]
+
+
+def forked(recipe: Recipe, checkpoint: Path | None, every: int, start: int, result: Path) -> Child:
+    """Start a process that trains and writes what is left behind to a file."""
+    reading, writing = os.pipe()
     sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work(*arguments)
-            code = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)
-    return child
+    number = os.fork()
+    if number:
+        os.close(writing)
+        return Child(number, reading)
+    code = 1
+    try:
+        torch.save(train(recipe, checkpoint, every, start, lambda: os.write(writing, b"b")), result)
+        code = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
 
 
-def finished(child: int) -> None:
-    """Wait for a process that should end by itself."""
-    _, status = os.waitpid(child, 0)
+def seconds_to_the_end(child: Child) -> float:
+    """Wait for a process that should end by itself; returns the seconds since it began."""
+    child.begins()
+    begun = time.perf_counter()
+    status = child.ended()
     if status:
         raise RuntimeError(f"a training process ended with status {status} by itself")
+    return time.perf_counter() - begun
 
 
-def run_and_keep(recipe: Recipe, checkpoint: Path | None, every: int, start: int, result: Path) -> None:
-    """Train, and write what is left behind to a file."""
-    torch.save(train(recipe, checkpoint, every, start), result)
-
-
-def kill_some_time(child: int, folder: Path, moment: float, while_saving: bool) -> bool:
-    """Kill a process after so many seconds, or then as soon as it writes a checkpoint.
+def kill_some_time(child: Child, folder: Path, moment: float, while_saving: bool) -> bool:
+    """Kill a process so many seconds after it began, or then as soon as it writes a checkpoint.
 
     Returns:
         Whether it was killed; False if it had ended before.
     """
+    child.begins()
     moment += time.perf_counter()
     while time.perf_counter() < moment or (while_saving and not _left_by(child, folder)):
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        if os.waitid(os.P_PID, child.number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             break
-        time.sleep(0 if while_saving else 0.0005)
+        time.sleep(0 if while_saving else 0.0002)
     with suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+        os.kill(child.number, signal.SIGKILL)
+    status = child.ended()
     if not os.WIFSIGNALED(status) and status:
         raise RuntimeError(f"a training process ended with status {status} by itself")
     return os.WIFSIGNALED(status)
 
 
-def _left_by(child: int, folder: Path) -> bool:
+def _left_by(child: Child, folder: Path) -> bool:
     """Whether a process has a checkpoint there that it has not finished."""
-    return any(name.endswith(f".{child}.unfinished") for name in os.listdir(folder))
+    return any(name.endswith(f".{child.number}.unfinished") for name in os.listdir(folder))
 
 
 def steps_in(checkpoint: Path) -> int:
@@ -217,10 +240,8 @@ def soak(name: str, recipe: Recipe, kills: int, folder: Path, chance: random.Ran
     """Kill runs of one network so many times, and compare each run that ended."""
     count, started = Count(name), time.perf_counter()
     expected, again = folder / "expected.pt", folder / "again.pt"
-    for result in (expected, again):
-        before = time.perf_counter()
-        finished(forked(run_and_keep, recipe, None, STEPS, 0, result))
-    count.usual_seconds = time.perf_counter() - before
+    for result, checkpoint in ((expected, None), (again, folder / "again-run.pt")):
+        count.usual_seconds = seconds_to_the_end(forked(recipe, checkpoint, 2, 0, result))
     whole, repeated = (torch.load(result, weights_only=True) for result in (expected, again))
     count.bits_different_when_repeated = bits_different(whole, repeated)
     while count.kills < kills:
@@ -240,7 +261,7 @@ def _one_run(
     for attempt in range(min(KILLS_A_RUN, kills - count.kills)):
         # A run without any checkpoint must start as the uninterrupted one did; a resumed one need not.
         start = attempt if checkpoint.exists() else 0
-        child = forked(run_and_keep, recipe, checkpoint, every, start, result)
+        child = forked(recipe, checkpoint, every, start, result)
         while_saving = chance.random() < 0.5
         moment = chance.uniform(0, count.usual_seconds / (2 if while_saving else 1))
         started = time.perf_counter()
@@ -258,7 +279,7 @@ def _one_run(
         done = max(found, done)
     if not ended:
         start = KILLS_A_RUN if checkpoint.exists() else 0
-        finished(forked(run_and_keep, recipe, checkpoint, every, start, result))
+        seconds_to_the_end(forked(recipe, checkpoint, every, start, result))
     left = torch.load(result, weights_only=True)
     count.runs += 1
     count.unfinished_left += sum(file.suffix == ".unfinished" for file in folder.iterdir())
@@ -294,6 +315,8 @@ def main() -> int:
         parser.error(f"choose from {', '.join(known)}; at least 1 kill")
     torch.set_num_threads(1)  # a forked process can't use the threads of its parent
     data.digits()
+    import_module("torch._dynamo")  # the first update does so, which would take most of a child's time
+
     chance, counts = random.Random(options.seed), []
     for place, name in enumerate(chosen):
         share = options.kills * (place + 1) // len(chosen) - options.kills * place // len(chosen)

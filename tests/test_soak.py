@@ -25,6 +25,8 @@ def test_five_killed_runs_end_bit_for_bit_like_uninterrupted_ones(tmp_path):
     counts = json.loads(out.read_text())["networks"]
     assert [count["network"] for count in counts] == list(names)
     assert sum(count["kills"] for count in counts) == 5
+    early = sum(count["before_first_save"] for count in counts)
+    assert early < 3, "most kills come when there is something to lose"
     for count in counts:
         assert count["bits_compared"] > 1_000_000 * count["runs"] > 0
         assert count["bits_different"] == count["bits_different_when_repeated"] == 0
