@@ -5,6 +5,7 @@ DATA   ?=
 NB     ?=
 PORT   ?= 8000
 ARGS   ?=
+KILLS  ?= 100
 
 BIN    := .venv/bin
 PY     := $(BIN)/python
@@ -14,7 +15,7 @@ export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 # Where this is set, torch is compiled anew at each start: 22 s instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint unit nbval book page-tests full bench lab serve lock clean help
+.PHONY: run test lint unit nbval book page-tests full bench soak audit lab serve lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the commands
@@ -55,8 +56,17 @@ full: .venv/ready  ## run in place and rewrite the committed outputs (BUDGET=ful
 bench: .venv/ready  ## speed of fit against the bare training step, as a table and JSON
 	$(PY) benchmarks/speed.py $(ARGS)
 
-lab: .venv/ready  ## JupyterLab in notebooks/
-	$(BIN)/jupyter lab --notebook-dir=. notebooks
+soak: .venv/ready  ## kill training runs at random moments and compare what they end with (KILLS=100)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/soak.py --kills $(KILLS) $(ARGS)
+
+audit: .venv/ready  ## known weaknesses of the locked packages (needs the network)
+	$(PYTHON) -m venv _build/audit
+	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	_build/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+# A token of its own, this machine only, no look-up of news or new versions.
+lab: .venv/ready  ## JupyterLab in notebooks/, on localhost with a token
+	JUPYTER_TOKEN=$$($(PY) -c 'import secrets; print(secrets.token_hex(24))') $(BIN)/jupyter lab --notebook-dir=. --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= notebooks
 
 serve: book  ## the built book on localhost
 	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html

@@ -59,8 +59,8 @@ IMAGENETTE_CLASSES = {  # WordNet's name → the course's; their places, sorted,
 }
 IMAGENETTE_ARCHIVE = (
     "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
-    "3df6f0d01a2c9592104656642f5e78a3",  # md5
-    326_000_000,  # bytes, about
+    "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",  # sha256
+    341_663_724,  # bytes
 )
 
 
@@ -249,7 +249,7 @@ def imagenette(source: str | None = None, root: Path | str | None = None) -> Spl
         source: `real`; `embedded` for `shapes()` in its place; or `auto`: real if it can be had, else
             embedded with one line that says so. By default what `COURSE_DATA` says.
         root: folder that holds one of `IMAGENETTE_FOLDERS`, the first of which is used; without any,
-            imagenette2-320 is downloaded into it (326 MB). By default what `COURSE_DATA_ROOT` says.
+            imagenette2-320 is downloaded into it (342 MB). By default what `COURSE_DATA_ROOT` says.
 
     Raises:
         ValueError: unknown source; or, with `auto` too, a class without images.

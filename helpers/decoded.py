@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import io
 import itertools
@@ -28,9 +27,10 @@ from PIL import Image, UnidentifiedImageError
 
 from helpers.progress import ProgressLine, duration
 
-FORMAT = 1  # raise it whenever the same files would give other pixels
+FORMAT = 2  # raise it whenever the same files would give other pixels, or records look different
 CHUNK = 256  # image files that are written, and checked, together: 39 MB at 224×224
 LOCK_SECONDS = 3600
+THINNEST = 50  # longer side to shorter one: enlarging a line to a square would fill the memory
 
 
 class DecodeError(RuntimeError):
@@ -174,10 +174,10 @@ def _sound(pixels: Path, records: list[dict[str, Any]], header: dict[str, Any]) 
     length, everything = _size_of(pixels), memoryview(_mapped(pixels).numpy())
     ends = list(itertools.accumulate(_length([record], header["size"]) for record in records))
     there = [slice(start, end) for start, end in itertools.pairwise([0, *ends]) if end <= length]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # zlib lets the other threads run
-        found = pool.map(lambda part: zlib.crc32(everything[part]), there)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets the other threads run
+        found = pool.map(lambda part: hashlib.sha256(everything[part]).hexdigest(), there)
         pairs = zip(records, found, strict=False)
-        return [record for record, _ in itertools.takewhile(lambda pair: pair[0]["crc32"] == pair[1], pairs)]
+        return [record for record, _ in itertools.takewhile(lambda pair: pair[0]["sha256"] == pair[1], pairs)]
 
 
 def _size_of(file: Path) -> int:
@@ -325,8 +325,10 @@ def _record(images: list[torch.Tensor | str], start: int) -> tuple[dict[str, Any
     """The record of a chunk that starts at this place in the list of files, and the pixels of its images."""
     skipped = [[start + i, reason] for i, reason in enumerate(images) if isinstance(reason, str)]
     pixels = [memoryview(image.view(-1).numpy()) for image in images if not isinstance(image, str)]
-    checksum = functools.reduce(lambda crc, image: zlib.crc32(image, crc), pixels, 0)
-    return {"kept": len(pixels), "skipped": skipped, "crc32": checksum}, pixels
+    checksum = hashlib.sha256()
+    for image in pixels:
+        checksum.update(image)
+    return {"kept": len(pixels), "skipped": skipped, "sha256": checksum.hexdigest()}, pixels
 
 
 def _pixels(file: Path, size: int) -> torch.Tensor | str:
@@ -338,7 +340,9 @@ def _pixels(file: Path, size: int) -> torch.Tensor | str:
         image = _rgb(packed)
     except UnidentifiedImageError:
         return "no image"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        return f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
+    except (OSError, SyntaxError, ValueError) as error:
         return "truncated" if "truncated" in str(error).lower() else str(error) or type(error).__name__
     return _square(image, size).contiguous()  # Pillow stores the three channels pixel by pixel
 
@@ -351,6 +355,8 @@ def _rgb(packed: bytes) -> torch.Tensor:
     with Image.open(io.BytesIO(packed)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError("16 bits a channel or more")
+        if max(image.size) > THINNEST * min(image.size):
+            raise ValueError(f"{image.width}×{image.height} pixels are too thin")
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 

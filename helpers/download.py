@@ -87,7 +87,7 @@ def download_gzipped(
 
 
 def download_archive(
-    folder: Path, url: str, md5: str, size: int, *, stall: float = 10, limit: float = 1800
+    folder: Path, url: str, sha256: str, size: int, *, stall: float = 10, limit: float = 1800
 ) -> None:
     """Fetch `<name>.tgz`, check it, and unpack its one folder `<name>`, which is placed when it is whole.
 
@@ -97,7 +97,7 @@ def download_archive(
     Args:
         folder: where `<name>` goes; made if need be, and locked meanwhile against other processes.
         url: address of the archive.
-        md5: checksum of the archive in hexadecimal.
+        sha256: checksum of the archive in hexadecimal.
         size: bytes of the archive, of which three times as many must be free.
         stall: seconds without a byte, connecting included, after which it is given up.
         limit: seconds that the download gets in all.
@@ -112,10 +112,12 @@ def download_archive(
             return
         _require_space(folder, 3 * size)
         try:
-            _stream(url, archive, md5, stall, time.monotonic() + limit)
+            _stream(url, archive, sha256, stall, time.monotonic() + limit)
             shutil.rmtree(unpacked, ignore_errors=True)  # what a killed process has left
             with tarfile.open(archive) as tar:
                 tar.extractall(unpacked, filter="data")
+            if not (unpacked / name).is_dir():
+                raise DownloadError(f"sent a {name}.tgz without the folder {name}")
             os.replace(unpacked / name, folder / name)
         except DownloadError as error:
             raise DownloadError(f"{host}: {error}") from error
@@ -145,18 +147,18 @@ def _require_space(folder: Path, needed: int) -> None:
         raise DownloadError(f"needs {needed / 1e9:.2g} GB in the data folder, {free / 1e9:.2g} GB are free")
 
 
-def _stream(url: str, path: Path, md5: str, stall: float, deadline: float) -> None:
+def _stream(url: str, path: Path, sha256: str, stall: float, deadline: float) -> None:
     """Write what an address sends into a file, or a DownloadError if it is not the one wanted."""
-    checksum = hashlib.md5(usedforsecurity=False)  # the only one published for these archives
+    checksum = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in chunks(url, stall, deadline):
             if not file.tell():
                 print(f"Downloading {path.stem} from {urlsplit(url).netloc}: this takes minutes.")
             file.write(chunk)
             checksum.update(chunk)
-        if checksum.hexdigest() != md5:
-            found = f"{file.tell():,} bytes, md5 {checksum.hexdigest()[:12]}…"
-            raise DownloadError(f"sent another {path.stem}: {found}, not {md5[:12]}…")
+        if checksum.hexdigest() != sha256:
+            found = f"{file.tell():,} bytes, sha256 {checksum.hexdigest()[:12]}…"
+            raise DownloadError(f"sent another {path.stem}: {found}, not {sha256[:12]}…")
 
 
 def chunks(url: str, stall: float, deadline: float) -> Iterator[bytes]:
@@ -183,7 +185,7 @@ def chunks(url: str, stall: float, deadline: float) -> Iterator[bytes]:
         except queue.Empty:
             raise DownloadError(f"no answer in {stall:g} s" if left > stall else "took too long") from None
         if isinstance(chunk, Exception):
-            raise DownloadError(str(chunk) or type(chunk).__name__) from chunk
+            raise DownloadError(" ".join(str(chunk).split()) or type(chunk).__name__) from chunk
         if not chunk:
             return
         yield chunk

@@ -75,8 +75,18 @@ def data_source() -> str:
 
 
 def data_root() -> Path:
-    """The folder that holds `MNIST/` and `imagenette2-*`: `COURSE_DATA_ROOT`, or `data/` in the project."""
-    return Path(os.environ.get("COURSE_DATA_ROOT") or PROJECT_ROOT / "data").expanduser()
+    """The folder that holds `MNIST/` and `imagenette2-*`: `COURSE_DATA_ROOT`, or `data/` in the project.
+
+    Raises:
+        ValueError: it starts with `~`, and there is no such home folder.
+    """
+    root = Path(os.environ.get("COURSE_DATA_ROOT") or PROJECT_ROOT / "data")
+    try:
+        return root.expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"COURSE_DATA_ROOT={str(root)!r}: there is no such home folder, give the whole path"
+        ) from None
 
 
 def budget(*, full: Value, cpu: Value, quick: Value) -> Value:

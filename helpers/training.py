@@ -1,11 +1,13 @@
 """Train and evaluate a classifier on an `ImageSet`: one loop for every notebook.
 
 Images stay uint8 on the training device; shuffling, gathering and scaling happen there on whole batches,
-and no step waits for the device. A run can be cut at any point and resumed bit for bit.
+and no step waits for an accelerator. A run can be cut at any point and resumed bit for bit.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import checkpoints
+from helpers import checkpoints, runtime
 from helpers.data import ImageSet
+from helpers.failures import SLOWER, batch_that_fits, explain_gradient, explain_non_finite, not_finite
+from helpers.fingerprint import fingerprint
 from helpers.progress import ProgressLine
-from helpers.runtime import keep_freed_memory
+
+AUTOSAVE_SECONDS = 60
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -137,6 +142,10 @@ def fit(
     generator: call `runtime.seed_everything` first. The model is left in training mode, its convolution
     weights in channels-last order (same values, faster).
 
+    A run without `checkpoint` and hooks saves itself once a minute in `checkpoints/`, under a name made of
+    all that determines it. The same call after a crash, from the same starting weights and random state,
+    continues there and says so; the file goes when the run ends. (What hooks have seen can't be saved.)
+
     Args:
         model: maps (N, C, H, W) float images to (N, K) logits; stays on its device.
         train: the training images.
@@ -153,17 +162,20 @@ def fit(
         val_transform: what `val` goes through where `transform` draws at random; by default `transform`.
         val_batch_size: images a pass of that evaluation.
         hooks: pairs (n, function); the function gets the `State` every n steps.
-        checkpoint: file to continue from if it exists, and to save to.
+        checkpoint: file to continue from if it exists, and to save to. It is refused if network, data,
+            validation data, schedule or anything else in it differs, the functions' code too; what the hooks
+            do is not compared.
         checkpoint_every: steps between saves; the end of the run is always saved.
         progress: show one progress line.
         label: what the progress line calls this run.
 
     Raises:
         ValueError: impossible sizes, or a checkpoint that belongs to another run (the difference is named).
-        FloatingPointError: the loss is not finite; says the step and the likely cause. The last checkpoint
-            stays as it is.
+        FloatingPointError: the loss or a gradient is not finite; says the step, the layer and the likely
+            cause. On a CPU that step's update is not made. The last checkpoint stays as it is.
+        torch.OutOfMemoryError: the accelerator's memory is full; says which batch size would fit.
     """
-    keep_freed_memory()
+    runtime.keep_freed_memory()
     total = _total_steps(len(train), batch_size, steps, epochs)
     if checkpoint_every < 1 or any(every < 1 for every, _ in hooks):
         raise ValueError("hooks and checkpoint_every come every so many steps: use 1 or more")
@@ -173,7 +185,11 @@ def fit(
         val_transform = transform
     run = _Run(model, train.to(device_of(model)), optimizer, batch_size, transform, loss_fn, scheduler, total)
     run.order_by(seed, shuffle)
-    step = run.resume(checkpoint)
+    run.validate_on(val, val_transform, val_batch_size)
+    automatic = checkpoint is None and not hooks
+    step = run.resume(checkpoint, automatic)
+    if automatic and step:
+        print(f"{label}: goes on at step {step:,} of {total:,}, where it was interrupted")
     with ProgressLine(label, total, enabled=progress) as line:
         run.clock = time.perf_counter()
         while step < total:
@@ -185,16 +201,24 @@ def fit(
             save = checkpoint is not None and (step % checkpoint_every == 0 or step == total)
             if save or step == total or run.device.type == "cpu" or step % 100 == 0:
                 run.check_finite(state)
+            if save or step == total:
+                run.check_weights(step)
             if line.due():
                 line.update(step, run.images, f"loss {state.loss.item():.4f}")
             if val is not None and (step % run.per_epoch == 0 or step == total):
                 with run.untimed():
-                    run.validate(val, state, val_transform, val_batch_size)
+                    run.validate(state)
             if save:
                 with run.untimed():
                     run.save(checkpoint, step)
+            elif automatic and step < total and run.save_is_due():
+                with run.untimed():
+                    run.check_finite(state)
+                    run.check_weights(step)
+                    run.autosave(step)
         with run.untimed():
             history = run.history()
+            run.forget_autosave()
         line.finish(f"{history.seconds:,.0f} s, {history.images_per_second:,.0f} images/s")
     return history
 
@@ -222,13 +246,19 @@ class _Run:
         self.per_epoch = -(-len(train) // batch_size)
         self.losses = torch.zeros(total, device=self.device)
         self.accuracies = torch.zeros(total, device=self.device)
+        self.gradients = torch.zeros(total, device=self.device)  # finite where all of a step's gradients are
         self.val: list[dict[str, float]] = []
         self.images, self.seconds, self.checked = 0, 0.0, 0
-        self.clock = time.perf_counter()
+        self.clock = self.saved = time.perf_counter()
+        self.autosaves = False
 
     def order_by(self, seed: int, shuffle: bool) -> None:
         """Fix how each epoch is ordered; the order is a function of seed and epoch alone."""
         self.seed, self.shuffle, self.order = seed, shuffle, None
+
+    def validate_on(self, val: ImageSet | None, transform: Transform, batch_size: int) -> None:
+        """Fix what each validation runs on."""
+        self.val_set, self.val_transform, self.val_batch_size = val, transform, batch_size
 
     def chosen(self, step: int) -> torch.Tensor:
         """Indices of the images of one step, on the device."""
@@ -244,34 +274,66 @@ class _Run:
         return self.order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def train_step(self, step: int) -> State:
-        """One forward pass, backward pass and update."""
+        """One forward pass, backward pass and update, or an error that says which batch size would fit."""
         chosen = self.chosen(step)
+        try:
+            return self._train_step(step, chosen)
+        except torch.OutOfMemoryError:
+            pass  # what the step held is free only once its error is gone
+        fits = batch_that_fits(lambda size: self._backward(chosen[:size]), len(chosen))
+        advice = f"batch_size={fits} would fit" if fits else "not even one image fits"
+        raise torch.OutOfMemoryError(
+            f"out of memory at step {step + 1:,} with {len(chosen):,} images: {advice}"
+        )
+
+    def _backward(self, chosen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images, labels, logits and loss of a batch, after the backward pass."""
         images, labels = self.transform(self.train.images[chosen]), self.train.labels[chosen]
         images = images.contiguous(memory_format=torch.channels_last)
         logits = self.model(images)
         loss = self.loss_fn(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        loss, logits = loss.detach(), logits.detach()
+        return images, labels, logits.detach(), loss.detach()
+
+    def _train_step(self, step: int, chosen: torch.Tensor) -> State:
+        images, labels, logits, loss = self._backward(chosen)
         self.losses[step] = loss
+        self.gradients[step] = _summed([p.grad for p in self.model.parameters() if p.grad is not None])
+        if self.device.type != "cpu" or torch.isfinite(self.losses[step] + self.gradients[step]):
+            self.optimizer.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
         self.accuracies[step] = (logits.argmax(1) == labels).float().mean()
         self.images += len(chosen)
         return State(step + 1, step // self.per_epoch, self.model, images, labels, logits, loss)
 
     def check_finite(self, state: State) -> None:
-        """Raise FloatingPointError at the first step whose loss is not finite."""
-        bad = (~torch.isfinite(self.losses[self.checked : state.step])).nonzero()
+        """Raise FloatingPointError at the first step whose loss or gradient is not finite."""
+        new = slice(self.checked, state.step)
+        bad = (~torch.isfinite(self.losses[new] + self.gradients[new])).nonzero()
         if len(bad):
-            raise FloatingPointError(explain_non_finite(self.checked + int(bad[0]) + 1, state))
+            first = self.checked + int(bad[0])
+            explain = explain_gradient if torch.isfinite(self.losses[first]) else explain_non_finite
+            raise FloatingPointError(explain(first + 1, state))
         self.checked = state.step
 
-    def validate(self, val: ImageSet, state: State, transform: Transform, batch_size: int) -> None:
+    def check_weights(self, step: int) -> None:
+        """Raise FloatingPointError if the last update has broken the weights."""
+        broken = not_finite(self.model)
+        if broken:
+            raise FloatingPointError(
+                f"the weights of {broken[0]} are not finite after step {step:,}: {SLOWER}"
+            )
+
+    def validate(self, state: State) -> None:
         """Append the validation loss and accuracy."""
-        how = {"transform": transform, "batch_size": batch_size, "loss_fn": self.loss_fn}
-        result = evaluate(self.model, val, **how)
+        how = {
+            "transform": self.val_transform,
+            "batch_size": self.val_batch_size,
+            "loss_fn": self.loss_fn,
+        }
+        result = evaluate(self.model, self.val_set, **how)
         self.val.append({"step": state.step, "epoch": state.epoch, "loss": result.loss, "top1": result.top1})
 
     @contextmanager
@@ -287,13 +349,12 @@ class _Run:
         """What was measured, as plain lists."""
         return History(self.losses.tolist(), self.accuracies.tolist(), self.val, self.images, self.seconds)
 
-    def signature(self) -> dict[str, str]:
-        """What must be the same for a checkpoint to be continued, in words."""
+    def settings(self) -> dict[str, str]:
+        """What must be the same for a checkpoint to be continued, in words, but for the images."""
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         return {
-            "model": f"{self.model!r} {shapes}",
-            "data": f"{self.train.name} {checkpoints.digest(self.train.images, self.train.labels)}",
+            "model": f"{self.model!r} {shapes} code {fingerprint(self.model)}",
             "transform": _called(self.transform),
             "batch size": str(self.batch_size),
             "steps": str(self.total),
@@ -304,10 +365,26 @@ class _Run:
             "shuffle": str(self.shuffle),
         }
 
-    def resume(self, checkpoint: Path | str | None) -> int:
+    @functools.cached_property
+    def signature(self) -> dict[str, str]:
+        """The settings at the start, and checksums of the images, which take a while to compute."""
+        sets = {"data": (self.train, ""), "validation": (self.val_set, f" {_called(self.val_transform)}")}
+        return self.signed | {
+            part: f"{images.name} {checkpoints.digest(images.images, images.labels)}{how}"
+            if images
+            else "None"
+            for part, (images, how) in sets.items()
+        }
+
+    def resume(self, checkpoint: Path | str | None, automatic: bool) -> int:
         """Continue from the checkpoint if there is one; returns the steps already done."""
-        self.signed = {} if checkpoint is None else self.signature()
-        saved = None if checkpoint is None else checkpoints.load(checkpoint, self.signed)
+        if automatic:
+            self.signed, self.start = self.settings(), self.fresh()
+            if any(_autosaves().glob("*.pt")):
+                checkpoint = self.autosave_path
+        elif checkpoint is not None:
+            self.signed = self.settings()
+        saved = None if checkpoint is None else checkpoints.load(checkpoint, self.signature)
         if saved is None:
             return 0
         self.model.load_state_dict(saved["model"])
@@ -317,20 +394,47 @@ class _Run:
         step = saved["step"]
         self.losses[:step], self.accuracies[:step] = saved["losses"], saved["accuracies"]
         self.val, self.images, self.seconds = saved["val"], saved["images"], saved["seconds"]
-        self.checked = step
+        self.checked, self.autosaves = step, automatic
         checkpoints.set_generator_states(saved["generators"])
         return step
 
+    def fresh(self) -> str:
+        """A checksum of what a run starts from: weights, the optimizer's state, the random state."""
+        state = self.optimizer.state_dict()["state"]
+        kept = [value for own in state.values() for value in own.values() if isinstance(value, torch.Tensor)]
+        weights = [value.detach() for value in self.model.state_dict().values()]
+        return checkpoints.digest(*weights, *kept, *checkpoints.generator_states())
+
+    @functools.cached_property
+    def autosave_path(self) -> Path:
+        """The file of this run, and of no other."""
+        whole = hashlib.sha256(repr((self.start, self.signature)).encode()).hexdigest()
+        return _autosaves() / f"{whole[:24]}.pt"
+
+    def save_is_due(self) -> bool:
+        """Whether a minute has passed since the last save."""
+        return time.perf_counter() - self.saved >= AUTOSAVE_SECONDS
+
+    def autosave(self, step: int) -> None:
+        """Save to the run's own file; a disk that refuses costs one line, not the run."""
+        try:
+            self.save(self.autosave_path, step)
+        except OSError as error:
+            print(f"No checkpoint could be saved ({error.strerror}): if this run is cut, it starts anew.")
+            self.saved = float("inf")
+        else:
+            self.autosaves, self.saved = True, time.perf_counter()
+
+    def forget_autosave(self) -> None:
+        """Delete the run's own file, if there is one."""
+        if self.autosaves:
+            self.autosave_path.unlink(missing_ok=True)
+
     def save(self, checkpoint: Path | str, step: int) -> None:
-        """Write everything that `resume` needs, unless the weights are broken already."""
-        broken = _not_finite(self.model)
-        if broken:
-            raise FloatingPointError(
-                f"the weights of {broken[0]} are not finite after step {step:,}: {SLOWER}"
-            )
+        """Write everything that `resume` needs."""
         checkpoints.save(
             checkpoint,
-            self.signed,
+            self.signature,
             {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -346,37 +450,22 @@ class _Run:
         )
 
 
-SLOWER = "lower the learning rate"
+def _summed(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """A number that is finite if all of these are: on a CPU their sum, the cheapest one; else their norm."""
+    if gradients[0].device.type == "cpu":
+        return torch.stack([gradient.sum(dtype=torch.float32) for gradient in gradients]).sum()
+    return nn.utils.get_total_norm(gradients)
 
 
 def _called(function: Callable) -> str:
-    """A function by its name, since its repr may hold an address; anything else by its repr."""
-    return getattr(function, "__qualname__", repr(function))
+    """A function by its name, since its repr may hold an address, anything else by its repr; and its code."""
+    named = function.func if isinstance(function, functools.partial) else function
+    return f"{getattr(named, '__qualname__', repr(named))} {fingerprint(function)}"
 
 
-def _not_finite(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold values that are not finite."""
-    return [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
-
-
-def explain_non_finite(step: int, state: State) -> str:
-    """One line on the likely cause of a loss that is not finite, judged by what is finite and what is not.
-
-    Args:
-        step: the first step whose loss is not finite, counted from 1.
-        state: the run's state at that step or soon after.
-    """
-    broken = _not_finite(state.model)
-    # The update that followed breaks the weights whatever the cause; the logits are from before it.
-    if not torch.isfinite(state.images).all():
-        cause = "the batch holds non-finite pixels: check the transform"
-    elif state.step == step and (state.logits.abs() < 1e6).all():
-        cause = "the logits are finite: the loss divides by 0 or takes the log of 0; use one made for logits"
-    elif broken:
-        cause = f"the weights of {broken[0]} are not finite any more: {SLOWER}"
-    else:
-        cause = f"the logits overflow: {SLOWER}"
-    return f"the loss is not finite at step {step:,}: {cause}"
+def _autosaves() -> Path:
+    """The folder of the checkpoints that runs save by themselves."""
+    return runtime.PROJECT_ROOT / "checkpoints"
 
 
 @torch.no_grad()

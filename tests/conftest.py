@@ -4,6 +4,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks, several workers; before torch is imported
 
+import contextlib
+import tempfile
+from pathlib import Path
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -71,3 +75,30 @@ def build_page(tmp_path):
         return (out / "index.html").read_text("utf-8"), warnings.getvalue()
 
     return build
+
+
+@pytest.fixture
+def unwritable():
+    """A folder outside `tmp_path` and a context: inside it nothing can be written into that folder.
+
+    The superuser, whom no folder keeps out, becomes a user without rights meanwhile.
+    """
+    if os.name != "posix":
+        pytest.skip("the rights of folders are not those of Windows")
+    superuser = os.geteuid() == 0
+
+    @contextlib.contextmanager
+    def protect(folder):
+        folder.chmod(0o555)
+        if superuser:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if superuser:
+                os.seteuid(0)
+            folder.chmod(0o755)
+
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name), protect

@@ -1,6 +1,9 @@
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
+import time
 import zlib
 from functools import partial
 from pathlib import Path
@@ -213,3 +216,74 @@ def test_save_writes_what_the_tensors_hold_at_that_moment(tmp_path):
     weights.add_(1)
     assert checkpoints.load(tmp_path / "run.pt", SIGNATURE)["weights"].tolist() == [0, 0, 0]
     assert hashlib.sha256((tmp_path / "run.pt").read_bytes()).digest() == before
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from helpers import checkpoints
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save(sys.argv[2], {"model": "Linear", "seed": "0"}, {"step": 8})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_load_clears_up_after_a_process_that_was_killed_while_it_saved(path):
+    project = str(Path(__file__).parent.parent)
+    ended = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, project, str(path)])
+    assert ended.returncode == -9
+    assert [file.suffix for file in path.parent.iterdir() if file != path] == [".unfinished"]
+    assert checkpoints.load(path, SIGNATURE)["step"] == 7, "the checkpoint before it is whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_load_leaves_the_unfinished_file_of_a_live_process_for_an_hour(path, monkeypatch):
+    live = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    other = path.with_name("other.pt.1.unfinished")
+    strange = path.with_name(f"{path.name}.notes.unfinished")
+    for file in (live, other, strange):
+        file.write_bytes(b"half")
+    checkpoints.load(path, SIGNATURE)
+    assert live.exists()
+    os.utime(live, (0, time.time() - 3700))
+    checkpoints.load(path, SIGNATURE)
+    assert not live.exists()
+    assert other.exists(), "it belongs to another checkpoint"
+    assert strange.exists(), "it is no file of ours"
+
+
+def test_load_clears_up_where_there_is_no_checkpoint_yet(tmp_path):
+    dead = tmp_path / "run.pt.999999999.unfinished"
+    dead.write_bytes(b"half")
+    assert checkpoints.load(tmp_path / "run.pt", SIGNATURE) is None
+    assert not dead.exists()
+
+
+def test_load_refuses_a_file_with_one_altered_bit_wherever_it_is(tmp_path):
+    path = tmp_path / "run.pt"
+    checkpoints.save(path, SIGNATURE, {"weights": torch.rand(200)})
+    whole = path.read_bytes()
+    weights = torch.load(path, weights_only=True)["weights"].numpy().tobytes()
+    start = whole.index(weights)
+    for place in range(start, start + len(weights), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"^the checkpoint cannot be read \(BadZipFile\)"):
+            checkpoints.load(path, SIGNATURE)
+
+
+@pytest.mark.parametrize("name", ["with spaces", "Übungen und 数字", "a%20b#c", "[ab]*"])
+def test_checkpoints_go_into_folders_of_any_name(tmp_path, name):
+    path = tmp_path / name / f"{name}.pt"
+    checkpoints.save(path, SIGNATURE, {"step": 8})
+    path.with_name(f"{path.name}.999999999.unfinished").write_bytes(b"half")
+    assert checkpoints.load(path, SIGNATURE)["step"] == 8
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_digest_takes_every_type_of_number_and_numbers_without_dimension():
+    values = [
+        torch.tensor(3, dtype=kind) for kind in (torch.bfloat16, torch.int64, torch.bool, torch.float64)
+    ]
+    digests = {checkpoints.digest(value) for value in values}
+    assert len(digests) == len(values)
+    assert checkpoints.digest(torch.empty(0)) == "00000000"

@@ -3,6 +3,7 @@ import functools
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import threading
@@ -228,6 +229,21 @@ def test_mnist_takes_source_and_folder_from_the_dials(tiny, monkeypatch):
     assert mnist() is digits()
 
 
+@pytest.mark.parametrize("name", ["with spaces", "Übungen und 数字", "[ab]*"])
+def test_mnist_reads_from_folders_of_any_name(tiny, mirror, monkeypatch, name):
+    monkeypatch.setattr(data, "MNIST_MIRRORS", (mirror,))
+    monkeypatch.setenv("COURSE_DATA_ROOT", str(tiny / name))
+    assert mnist("real").test.labels.tolist() == [7, 2, 1]
+    assert len(list((tiny / name / "MNIST" / "raw").iterdir())) >= 4
+
+
+def test_mnist_auto_goes_on_with_digits_where_the_root_is_read_only(tiny, unwritable, capsys):
+    folder, protect = unwritable
+    with protect(folder):
+        assert mnist("auto", folder) is digits()
+    assert "can't write to the data folder: Permission denied" in capsys.readouterr().out
+
+
 def test_mnist_rejects_an_unknown_source():
     with pytest.raises(ValueError, match="source='imagenet' is unknown: use one of embedded, real, auto"):
         mnist("imagenet")
@@ -387,7 +403,7 @@ def write_imagenette(folder, train, test, **size):
 def ette(tmp_path, monkeypatch):
     """A root with a tiny imagenette2-320 of 64×64 pixels, and no download; a class has 5 + 2 images."""
     monkeypatch.setattr(runtime, "PROJECT_ROOT", tmp_path / "project")
-    monkeypatch.setattr(data, "IMAGENETTE_ARCHIVE", (f"{REFUSED}imagenette2-320.tgz", "md5", 1000))
+    monkeypatch.setattr(data, "IMAGENETTE_ARCHIVE", (f"{REFUSED}imagenette2-320.tgz", "sha256", 1000))
     monkeypatch.setattr(data, "shapes", digits)  # quicker
     monkeypatch.setattr(download, "SCHEMES", ("http",))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -430,8 +446,10 @@ def test_imagenette_says_what_it_is(ette):
     assert splits.val.name == "Imagenette validation"
 
 
-def test_imagenette_archive_is_torchvisions():
-    assert data.IMAGENETTE_ARCHIVE[:2] == Imagenette._ARCHIVES["320px"]
+def test_imagenette_archive_is_torchvisions_and_has_a_sha256():
+    address, sha256, _ = data.IMAGENETTE_ARCHIVE
+    assert address == Imagenette._ARCHIVES["320px"][0]
+    assert re.fullmatch("[0-9a-f]{64}", sha256)
 
 
 def test_imagenette_parts_are_slices_of_one_file(ette):
@@ -592,8 +610,8 @@ def test_imagenette_downloads_what_is_missing(ette, mirror, mirror_folder, monke
     packed = mirror_folder / "imagenette2-320.tgz"
     with tarfile.open(packed, "w:gz") as tar:
         tar.add(ette / "imagenette2-320", "imagenette2-320")
-    md5 = hashlib.md5(packed.read_bytes()).hexdigest()
-    monkeypatch.setattr(data, "IMAGENETTE_ARCHIVE", (f"{mirror}{packed.name}", md5, packed.stat().st_size))
+    sha256 = hashlib.sha256(packed.read_bytes()).hexdigest()
+    monkeypatch.setattr(data, "IMAGENETTE_ARCHIVE", (f"{mirror}{packed.name}", sha256, packed.stat().st_size))
     splits = imagenette(source, ette / "new")
     assert torch.equal(splits.test.images, imagenette("real", ette).test.images)
     names = {path.name for path in (ette / "new").iterdir()}

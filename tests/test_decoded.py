@@ -568,30 +568,53 @@ def test_decode_says_when_the_folder_cannot_be_made(files, tmp_path):
         decode(files, SIZE, tmp_path / "file" / "cache" / "tiny.bin")
 
 
-@pytest.fixture
-def read_only(cache):
-    """Call it to make the cache's folder read-only; skips where that has no effect, as for the superuser."""
-
-    def protect():
-        cache.parent.chmod(0o500)
-        if os.access(cache.parent, os.W_OK):
-            pytest.skip("folders can't be protected from this user")
-
-    yield protect
-    cache.parent.chmod(0o700)
-
-
-def test_decode_says_when_the_folder_is_read_only(files, cache, read_only):
-    cache.parent.mkdir()
-    read_only()
+def test_decode_says_when_the_folder_is_read_only(monkeypatch, unwritable):
+    folder, protect = unwritable
+    files, cache = write(folder / "source", [encoded(picture(0))]), folder / "cache" / "tiny.bin"
     complaint = r"can't write images to .*cache \(Permission denied\): set COURSE_DATA_ROOT to a folder"
-    with pytest.raises(DecodeError, match=complaint):
+    with protect(folder), pytest.raises(DecodeError, match=complaint):
         decode(files, SIZE, cache)
+    assert not cache.parent.exists()
 
 
-def test_decode_only_reads_a_whole_cache(files, cache, read_only, opened):
+def test_decode_only_reads_a_whole_cache(opened, unwritable):
+    folder, protect = unwritable
+    files, cache = write(folder / "source", [encoded(picture(0))]), folder / "cache" / "tiny.bin"
     decode(files, SIZE, cache)
     opened.clear()
-    read_only()
-    assert len(decode(files, SIZE, cache).images) == 10
+    with protect(cache.parent):
+        assert len(decode(files, SIZE, cache).images) == 1
     assert opened == []
+
+
+@pytest.mark.parametrize("name", ["with spaces", "Übungen und 数字", "[ab]*"])
+def test_decode_works_in_folders_of_any_name(tmp_path, name):
+    files = write(tmp_path / name / "source", [encoded(picture(i)) for i in range(3)])
+    cache = tmp_path / name / "cache" / f"{name}.bin"
+    assert len(decode(files, SIZE, cache).images) == 3
+    assert len(decode(files, SIZE, cache).images) == 3
+
+
+def test_decode_by_two_processes_at_once_decodes_once(tmp_path, cache):
+    files = write(tmp_path / "source", [encoded(picture(i)) for i in range(30)])
+    child = CHILD + "\n    print(len(decoded_here))"
+    child = child.replace("pixels(file, size)", "decoded_here.append(file) or pixels(file, size)")
+    child = child.replace("decoded.CHUNK, pixels", "decoded_here = []\n    decoded.CHUNK, pixels")
+    command = [sys.executable, "-c", textwrap.dedent(child), cache, *files]
+    environment = {**os.environ, "PYTHONPATH": str(Path(decoded.__file__).parent.parent)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    counts = [process.communicate()[0].splitlines()[-1] for process in both]
+    assert sorted(counts) == ["0", "30"]
+    assert on_disk(cache) == WHOLE
+
+
+def test_decode_refuses_pictures_that_would_fill_the_memory(files, cache, monkeypatch):
+    line = Image.new("RGB", (51, 1))
+    files[1].write_bytes(encoded(line, "PNG"))
+    files[2].write_bytes(encoded(line.rotate(90, expand=True), "PNG"))
+    files[3].write_bytes(encoded(Image.new("RGB", (50, 1)), "PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 256)  # a file of twice as many pixels is refused unread
+    found = decode(files, SIZE, cache)
+    assert found.skipped == {1: "51×1 pixels are too thin", 2: "1×51 pixels are too thin"}
+    files[4].write_bytes(encoded(picture(4, 26, 20)))
+    assert decode(files, SIZE, cache).skipped[4] == "more than 512 pixels"

@@ -3,12 +3,16 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -106,8 +110,8 @@ def server(monkeypatch):
 def fetch(server, folder, behaviour="good", name="set", **options):
     """Download one of the archives."""
     packed = ARCHIVES[f"{name}.tgz"]
-    md5 = hashlib.md5(packed).hexdigest()
-    download_archive(folder, f"{server.url(behaviour)}{name}.tgz", md5, len(packed), **options)
+    sha256 = hashlib.sha256(packed).hexdigest()
+    download_archive(folder, f"{server.url(behaviour)}{name}.tgz", sha256, len(packed), **options)
 
 
 def contents(folder):
@@ -239,7 +243,7 @@ def test_download_archive_does_nothing_where_the_folder_is(server, tmp_path):
     ("behaviour", "name", "complaint"),
     [
         ("forbidden", "set", "HTTP Error 403: Forbidden"),
-        ("html", "set", "sent another set.tgz: 43 bytes, md5 [0-9a-f]{12}…, not [0-9a-f]{12}…"),
+        ("html", "set", "sent another set.tgz: 43 bytes, sha256 [0-9a-f]{12}…, not [0-9a-f]{12}…"),
         ("half", "set", r"sent another set\.tgz: \d+ bytes"),
         ("altered", "set", r"sent another set\.tgz: \d+ bytes"),
         ("hang", "set", "no answer in 1 s"),
@@ -339,3 +343,45 @@ def test_missing_files_names_a_truncated_or_altered_file(tmp_path, content):
     found, expected = hashlib.sha256(content).hexdigest()[:12], SHA256["labels"][:12]
     with pytest.raises(ValueError, match=f"labels is truncated .* is {found}…, not {expected}…; delete it"):
         missing_files(tmp_path, SHA256)
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from helpers import download
+download.SCHEMES = ("http",)
+download.download_gzipped(Path(sys.argv[2]), json.loads(sys.argv[3]), [sys.argv[4]])
+"""
+
+
+@pytest.mark.parametrize("name", ["empty root", "Übungen und 数字", "[ab]*"])
+def test_download_gzipped_by_two_processes_at_once_fetches_each_file_once(server, tmp_path, name):
+    project = str(Path(download.__file__).parent.parent)
+    arguments = [project, str(tmp_path / name / "raw"), json.dumps(SHA256), server.url("good")]
+    both = [subprocess.Popen([sys.executable, "-c", CHILD, *arguments]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert sorted(server.asked) == ["/good/images.gz", "/good/labels.gz"]
+    assert contents(tmp_path / name / "raw") == FILES
+
+
+def test_download_says_when_the_folder_is_read_only(server, unwritable):
+    folder, protect = unwritable
+    with protect(folder), pytest.raises(DownloadError, match=r"data folder: Permission denied$"):
+        download_gzipped(folder / "raw", SHA256, [server.url("good")])
+    assert server.asked == []
+
+
+def test_download_archive_names_a_folder_that_is_not_in_it(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHIVES, "set.tgz", archive({"other/labels": b"0123"}))
+    with pytest.raises(DownloadError, match=r"sent a set\.tgz without the folder set$"):
+        fetch(server, tmp_path)
+    assert unpacked(tmp_path) == {}
+
+
+def test_downloads_follow_no_redirect_from_https_to_anything_else():
+    handler, request = download._SafeRedirects(), download.urllib.request.Request("https://127.0.0.1/a.gz")
+    for address in ("http://127.0.0.1/a.gz", "ftp://127.0.0.1/a.gz", "file:///etc/hostname"):
+        with pytest.raises(DownloadError, match="is refused: only https is safe"):
+            handler.redirect_request(request, None, 302, "Found", {}, address)
+    assert handler.redirect_request(request, None, 302, "Found", {}, "https://127.0.0.1/b.gz") is not None

@@ -1,4 +1,5 @@
 import math
+import os
 import platform
 import random
 import subprocess
@@ -239,3 +240,24 @@ def test_record_rejects_a_value_that_is_no_json(displayed, value):
     with pytest.raises(ValueError, match=r"record accuracy: .* JSON"):
         runtime.record("accuracy", value)
     assert displayed == []
+
+
+def test_data_root_says_when_there_is_no_home_folder(monkeypatch):
+    monkeypatch.setenv("COURSE_DATA_ROOT", "~nobody-of-this-name/data")
+    complaint = r"^COURSE_DATA_ROOT='~nobody-of-this-name/data': there is no such home folder, give the whole"
+    with pytest.raises(ValueError, match=complaint):
+        runtime.data_root()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="HOME is not what Windows goes by")
+def test_the_course_starts_and_trains_without_a_home_folder(tmp_path):
+    code = "from helpers import data, plots, runtime; print(runtime.data_root(), len(data.digits().train))"
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "COURSE_DATA_ROOT")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=runtime.PROJECT_ROOT,
+        env={**environment, "MPLCONFIGDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.stdout, ended.returncode) == (f"{runtime.PROJECT_ROOT / 'data'} 1297\n", 0), ended.stderr

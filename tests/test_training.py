@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import functools
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from sklearn import metrics
 from torch import nn
 from torch.optim import lr_scheduler
 
-from helpers import checkpoints, training
+from helpers import checkpoints, runtime, training
 from helpers.data import ImageSet, scale
 from helpers.training import count_parameters, evaluate, explain_non_finite, fit
 from helpers.transforms import compose, normalize, pca_colour, random_crop, random_flip
@@ -615,7 +616,7 @@ def wider_head():
         ({"model": wider_head}, "model: saved"),
         ({"data": image_set(seed=1)}, "data: saved noise [0-9a-f]{8}, now noise [0-9a-f]{8}"),
         ({"data": image_set(name="other")}, "data: saved noise ([0-9a-f]{8}), now other \\1"),
-        ({"transform": scale(-1, 1)}, r"transform: saved scale\(0, 1\), now scale\(-1, 1\)"),
+        ({"transform": scale(-1, 1)}, r"transform: saved scale\(0, 1\) \w{8}, now scale\(-1, 1\) \w{8}"),
         ({"batch_size": 4}, "batch size: saved 5, now 4"),
         ({"steps": 14}, "steps: saved 13, now 14"),
         ({"optimizer": sgd(lr=0.2)}, "optimizer: saved SGD.*'lr': 0.1.*, now SGD.*'lr': 0.2"),
@@ -623,7 +624,7 @@ def wider_head():
         ({"optimizer": lambda model: torch.optim.Adam(model.parameters())}, "saved SGD.* now Adam"),
         ({"scheduler": lambda o: lr_scheduler.StepLR(o, 5)}, "saved .*'step_size': 4.* now .*'step_size': 5"),
         ({"scheduler": lambda o: None}, "scheduler: saved StepLR.* now NoneType"),
-        ({"loss_fn": F.nll_loss}, "loss function: saved cross_entropy, now nll_loss"),
+        ({"loss_fn": F.nll_loss}, r"loss function: saved cross_entropy \w{8}, now nll_loss \w{8}"),
         ({"seed": 1}, "seed: saved 0, now 1"),
         ({"shuffle": False}, "shuffle: saved True, now False"),
     ],
@@ -669,7 +670,7 @@ def test_fit_knows_functions_by_their_name_not_by_their_address(tmp_path):
 
     train(transform=halved, loss_fn=loss_of(1), checkpoint=tmp_path / "run.pt")
     train(network(), transform=halved, loss_fn=loss_of(1), checkpoint=tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"transform: saved halved, now scale\(0, 1\)"):
+    with pytest.raises(ValueError, match=r"transform: saved halved \w{8}, now scale\(0, 1\) \w{8}"):
         train(network(), loss_fn=loss_of(1), checkpoint=tmp_path / "run.pt")
 
 
@@ -739,7 +740,7 @@ def test_fit_leaves_the_last_good_checkpoint_when_the_loss_breaks(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_fit_never_saves_weights_that_one_update_has_broken(tmp_path):
+def test_fit_stops_at_a_gradient_that_is_not_finite_and_names_its_layer(tmp_path):
     calls = []
 
     def breaks_gradients(logits, labels):
@@ -749,9 +750,61 @@ def test_fit_never_saves_weights_that_one_update_has_broken(tmp_path):
         return F.cross_entropy(logits, labels) + kink
 
     path = tmp_path / "run.pt"
-    with pytest.raises(FloatingPointError, match=r"the weights of 0\.weight are not finite after step 4"):
-        train(loss_fn=breaks_gradients, checkpoint=path, checkpoint_every=2)
+    model = network()
+    with pytest.raises(
+        FloatingPointError, match=r"^the gradient of 5\.bias is not finite at step 4: .* at 0"
+    ):
+        train(model, loss_fn=breaks_gradients, checkpoint=path, checkpoint_every=2)
+    assert all(weights.isfinite().all() for weights in model.parameters()), "the update was made"
     assert torch.load(path, weights_only=True)["step"] == 2
+
+
+def test_fit_never_ends_or_saves_with_weights_that_its_last_update_has_broken(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
+    fast = torch.optim.SGD(model.parameters(), lr=float("inf"))
+    with pytest.raises(
+        FloatingPointError, match=r"^the weights of 1\.weight are not finite after step 1: lower"
+    ):
+        train(model, optimizer=fast, steps=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fit_names_the_first_layer_that_overflows():
+    def blow_up(images):
+        return scale()(images) * 1e30
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES))
+    with torch.no_grad():
+        for layer in model[1:3]:
+            layer.weight.fill_(1e5)
+    with pytest.raises(FloatingPointError, match=r"at step 1: the outputs of 2 overflow: lower the learning"):
+        train(model, transform=blow_up)
+
+
+def out_of_memory_above(size):
+    """A network for which there is not memory enough for more than `size` images at once."""
+
+    def check(_, inputs):
+        if len(inputs[0]) > size:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model = network()
+    model.register_forward_pre_hook(check)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [(5, "batch_size=5 would fit"), (3, "batch_size=2 would fit"), (0, "not even one image fits")],
+)
+def test_fit_says_which_batch_would_fit_into_memory(size, advice):
+    model = out_of_memory_above(size)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    complaint = f"^out of memory at step 1 with 10 images: {advice}$"
+    with pytest.raises(torch.OutOfMemoryError, match=complaint) as caught:
+        train(model, batch_size=10)
+    assert caught.value.__context__ is None, "the first error holds the memory of its step"
+    assert same(dict(model.named_parameters()), before)
 
 
 def state(step, *, images=0.0, logits=0.0, weights=0.0):
@@ -885,3 +938,144 @@ def test_count_parameters_counts_what_is_trained():
     model[0].requires_grad_(False)
     assert count_parameters(model) == (4 + 4) + (64 * CLASSES + CLASSES)
     assert count_parameters(nn.Flatten()) == 0
+
+
+# ---------------------------------------------------------------- what else makes another run
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"val": image_set(7, seed=2)},
+            "validation: saved noise ([0-9a-f]{8}) .*, now noise (?!\\1)[0-9a-f]{8}",
+        ),
+        ({"val": None}, "validation: saved noise .*, now None"),
+        ({"val_transform": scale(-1, 1)}, r"validation: saved .*scale\(0, 1\) .*, now .*scale\(-1, 1\)"),
+    ],
+)
+def test_fit_refuses_a_checkpoint_whose_validation_was_another(tmp_path, change, named):
+    path, usual = tmp_path / "run.pt", {"val": image_set(7)}
+    train(checkpoint=path, **usual)
+    with pytest.raises(ValueError, match=named):
+        train(checkpoint=path, **(usual | change))
+    train(checkpoint=path, **usual)
+
+
+class Bent(nn.Module):
+    """Two networks that print alike: what differs is a function in `forward`."""
+
+    def __init__(self, bend):
+        super().__init__()
+        self.layer, self.bend = nn.Linear(36, CLASSES), bend
+
+    def forward(self, images):
+        return self.bend(self.layer(images.flatten(1)))
+
+
+def test_fit_refuses_a_network_whose_code_was_changed_although_it_prints_the_same(tmp_path):
+    tanh, relu = Bent(torch.tanh), Bent(torch.relu)
+    assert repr(tanh) == repr(relu)
+    train(tanh, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"\(model: saved .*code [0-9a-f]{8}, now .*code [0-9a-f]{8}\)"):
+        train(relu, checkpoint=tmp_path / "run.pt")
+
+
+def test_fit_takes_partial_functions_and_tells_their_arguments_apart(tmp_path):
+    def loss(smoothing):
+        return functools.partial(F.cross_entropy, label_smoothing=smoothing)
+
+    train(loss_fn=loss(0.1), checkpoint=tmp_path / "run.pt")
+    train(network(), loss_fn=loss(0.1), checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"loss function: saved cross_entropy \w+, now cross_entropy \w+"):
+        train(network(), loss_fn=loss(0.2), checkpoint=tmp_path / "run.pt")
+
+
+# ---------------------------------------------------------------- runs that save themselves
+
+
+@pytest.fixture
+def autosaves(tmp_path, monkeypatch):
+    """The folder of automatic checkpoints; a run saves itself there after each step."""
+    monkeypatch.setattr(training, "AUTOSAVE_SECONDS", 0)
+    monkeypatch.setattr(runtime, "PROJECT_ROOT", tmp_path)
+    return tmp_path / "checkpoints"
+
+
+def fails_once(step):
+    """A transform that is interrupted at one step of its first run."""
+    calls = []
+
+    def transform(images):
+        calls.append(images)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return images.float() / 255
+
+    return transform
+
+
+def cell(transform, **options):
+    """What a notebook's cell does: from a seed to a trained network."""
+    model = network(seed=5)
+    torch.manual_seed(6)
+    history = train(model, transform=transform, **options)
+    return history, model
+
+
+def test_fit_called_again_after_a_crash_goes_on_and_says_so(autosaves, capsys):
+    transform = fails_once(8)
+    with pytest.raises(KeyboardInterrupt):
+        cell(transform, val=image_set(7))
+    assert len(list(autosaves.iterdir())) == 1
+    capsys.readouterr()
+    steps_before = len(transform.__closure__[0].cell_contents)
+    history, model = cell(transform, val=image_set(7))
+    assert capsys.readouterr().out == "training: goes on at step 6 of 13, where it was interrupted\n"
+    assert list(autosaves.iterdir()) == [], "a finished run leaves no file"
+    calls = len(transform.__closure__[0].cell_contents) - steps_before
+    assert calls == 7 + 2, "seven steps and two validations were left"
+    expected, whole = cell(fails_once(10**6), val=image_set(7))
+    assert (history.loss, history.accuracy, history.val) == (expected.loss, expected.accuracy, expected.val)
+    assert same(model.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"steps": 14},
+        {"data": image_set(seed=1)},
+        {"model": network(seed=7)},
+        {"hooks": [(1, lambda state: None)]},
+    ],
+)
+def test_fit_takes_up_no_other_run_than_its_own(autosaves, capsys, change):
+    transform = fails_once(8)
+    with pytest.raises(KeyboardInterrupt):
+        cell(transform)
+    options = {"model": network(seed=5), "transform": transform} | change
+    torch.manual_seed(6)
+    history = train(**options)
+    assert history.steps == change.get("steps", 13)
+    assert "goes on" not in capsys.readouterr().out
+    assert len(list(autosaves.iterdir())) == 1, "the other run's file is still there"
+
+
+def test_fit_saves_itself_once_a_minute_at_most(autosaves, monkeypatch):
+    saves, save = [], checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *args: saves.append(args) or save(*args))
+    cell(scale())
+    assert len(saves) == 12, "after each step but the last"
+    monkeypatch.undo()
+    monkeypatch.setattr(runtime, "PROJECT_ROOT", autosaves.parent)
+    cell(scale())
+    assert not list(autosaves.iterdir())
+    assert training.AUTOSAVE_SECONDS == 60
+
+
+def test_fit_goes_on_without_its_own_file_when_the_disk_refuses_it(autosaves, capsys):
+    autosaves.write_text("in the way")
+    history, _ = cell(scale())
+    assert history.steps == 13
+    assert capsys.readouterr().out.count("No checkpoint could be saved") == 1

@@ -1,0 +1,107 @@
+"""What the repository promises: no code in data, no open port, no moving action, nobody told."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parent.parent
+MAKEFILE = (PROJECT / "Makefile").read_text("utf-8")
+WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+FOLDERS = ("helpers", "benchmarks", "book/_ext")
+
+
+def python_sources():
+    """Name and text of every piece of Python that a reader runs: modules, cells, snippets of the pages."""
+    for folder in FOLDERS:
+        for path in sorted((PROJECT / folder).glob("*.py")):
+            yield path.name, path.read_text("utf-8")
+    for folder in ("notebooks", "drafts"):
+        for path in sorted((PROJECT / folder).glob("*.ipynb")):
+            for cell in nbformat.read(path, as_version=4).cells:
+                if cell.cell_type == "code":
+                    yield path.name, re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)
+    for path in sorted((PROJECT / "book").glob("*.md")):
+        for snippet in re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL):
+            yield path.name, snippet
+
+
+def calls(name):
+    """Source and keywords of every call of a function of this name."""
+    for where, source in python_sources():
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:  # a deliberate error
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == name:
+                yield where, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+
+
+def test_torch_load_reads_data_only_everywhere():
+    found = list(calls("torch.load"))
+    assert len(found) >= 3
+    assert [where for where, keywords in found if keywords.get("weights_only") != "True"] == []
+
+
+@pytest.mark.parametrize("name", ["pickle.load", "pickle.loads", "eval", "os.system", "yaml.load", "np.load"])
+def test_nothing_else_runs_what_it_reads(name):
+    assert list(calls(name)) == []
+
+
+def test_archives_are_unpacked_by_the_filter_for_data():
+    assert [keywords["filter"] for _, keywords in calls("tar.extractall")] == ["'data'"]
+
+
+def recipe(target):
+    """The commands of a target of the Makefile."""
+    return re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[1]
+
+
+def test_servers_listen_on_this_machine_only():
+    assert "--bind 127.0.0.1" in recipe("serve")
+    assert "--ServerApp.ip=127.0.0.1" in recipe("lab")
+    texts = [MAKEFILE, *(source for _, source in python_sources())]
+    texts += [path.read_text("utf-8") for path in [PROJECT / "README.md", *(PROJECT / "book").glob("*.md")]]
+    assert not [text for text in texts if re.search(r"0\.0\.0\.0|bind_all|--host[ =](?!localhost|127)", text)]
+
+
+def test_make_lab_asks_for_a_token_of_its_own_and_tells_nobody():
+    assert re.search(r"JUPYTER_TOKEN=\$\$\(.*secrets\.token_hex\(24\)", recipe("lab"))
+    assert "NeverCheckForUpdate" in recipe("lab")
+    assert "--LabApp.news_url= " in recipe("lab")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_pin_each_action_by_commit_and_may_only_read(path):
+    text = path.read_text("utf-8")
+    used = re.findall(r"uses: *(\S+)(.*)", text)
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" +# v\d+\.\d+\.\d+", comment), f"{action} does not say which version it is"
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+
+
+def test_weekly_workflow_audits_and_covers_the_pythons_torches_and_systems_of_the_project():
+    jobs = yaml.safe_load((PROJECT / ".github" / "workflows" / "weekly.yml").read_text("utf-8"))["jobs"]
+    assert any("make audit" in step.get("run", "") for step in jobs["audit"]["steps"])
+    assert "pip-audit" in recipe("audit")
+    matrix = jobs["versions"]["strategy"]["matrix"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13"]
+    assert {extra["system"] for extra in matrix["include"]} == {"macos-latest", "windows-latest"}
+    project = (PROJECT / "pyproject.toml").read_text("utf-8")
+    lowest, highest = re.search(r'"torch>=([\d.]+),<([\d.]+)"', project).groups()
+    vision = re.search(r'"torchvision>=([\d.]+),', project)[1]
+    assert matrix["torch"][0] == f"torch=={lowest}.* torchvision=={vision}.*"
+    assert f"torch>={lowest},<{highest}" in matrix["torch"][1]
+
+
+def test_every_locked_package_has_its_hash():
+    lock = (PROJECT / "requirements.lock").read_text("utf-8")
+    packages = re.findall(r"^(?!#)(\S+)==[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE)
+    assert len(packages) == len(re.findall(r"^[A-Za-z]", lock, re.MULTILINE)) > 100
