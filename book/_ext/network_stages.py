@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass, replace
 
@@ -61,11 +62,17 @@ def examine(request: str) -> tuple[nn.Module, LayerTable, Shape]:
 
 def _build(call: str, names: dict) -> nn.Module:
     """Call a model without memory, or for real if its starting weights go by numbers in tensors."""
+    node = ast.parse(call, mode="eval").body
+    if not isinstance(node, ast.Call):
+        raise ValueError("it is no call of a class, write Name() or Name(argument)")
+    network = names[ast.unparse(node.func)]
+    values = [ast.literal_eval(value) for value in node.args]
+    named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
     try:
         with torch.device("meta"):
-            return eval(call, names)
+            return network(*values, **named)
     except RuntimeError:
-        return eval(call, names)
+        return network(*values, **named)
 
 
 def _is_network(value: object) -> bool:
