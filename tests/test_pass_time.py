@@ -1,21 +1,15 @@
 """The role that works out the time of a pass."""
 
-import importlib
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from helpers import runtime
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book" / "_ext"))
 
-
-@pytest.fixture(scope="module")
-def role():
-    folder = str(runtime.PROJECT_ROOT / "book" / "_ext")
-    sys.path.insert(0, folder)
-    yield importlib.import_module("pass_time")
-    sys.path.remove(folder)
+import pass_time
 
 
 @pytest.fixture
@@ -35,16 +29,16 @@ def notebook(tmp_path):
     ("speed", "images", "time"),
     [("9,018", 55_000, "6.1 s"), ("100 images/s", 50, "0.5 s"), ("100", 12_400, "2 min 04 s")],
 )
-def test_pass_time_is_images_by_speed(role, notebook, speed, images, time):
-    assert role.pass_time(notebook(speed), "speed", images) == time
+def test_pass_time_is_images_by_speed(notebook, speed, images, time):
+    assert pass_time.pass_time(notebook(speed), "speed", images) == time
 
 
 @pytest.mark.parametrize("text", ["fast", "0", ""])
-def test_pass_time_names_a_record_that_is_no_speed(role, notebook, text):
+def test_pass_time_names_a_record_that_is_no_speed(notebook, text):
     with pytest.raises(ValueError, match=r"01_net\.ipynb: speed is .*, not a number of images a second"):
-        role.pass_time(notebook(text), "speed", 100)
+        pass_time.pass_time(notebook(text), "speed", 100)
 
 
-def test_pass_time_names_a_record_that_is_missing(role, notebook):
+def test_pass_time_names_a_record_that_is_missing(notebook):
     with pytest.raises(ValueError, match="other is None"):
-        role.pass_time(notebook("1"), "other", 100)
+        pass_time.pass_time(notebook("1"), "other", 100)

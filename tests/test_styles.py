@@ -1,19 +1,13 @@
 """The extension that keeps only the style rules in use."""
 
-import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
-from helpers import runtime
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book" / "_ext"))
 
-
-@pytest.fixture(scope="module")
-def styles():
-    folder = str(runtime.PROJECT_ROOT / "book" / "_ext")
-    sys.path.insert(0, folder)
-    yield importlib.import_module("styles")
-    sys.path.remove(folder)
+import styles
 
 
 @pytest.mark.parametrize(
@@ -38,5 +32,5 @@ def styles():
         (":root{--x:1px}", ":root{--x:1px}"),
     ],
 )
-def test_prune_drops_a_rule_only_if_no_selector_can_apply(styles, css, kept):
+def test_prune_drops_a_rule_only_if_no_selector_can_apply(css, kept):
     assert styles.prune(css, {"a"}) == kept
