@@ -39,6 +39,7 @@ from torch import nn
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from conftest import nobody
 from test_data import TINY
 from test_decoded import encoded, picture
 from test_download import ARCHIVES, FILES, SHA256, Mirror
@@ -198,19 +199,6 @@ def _(folder):
 @case("place", "a file where the data folder should be")
 def _(folder):
     read_mnist(mine(folder / "data", b"my notes"))
-
-
-@contextlib.contextmanager
-def nobody() -> Iterator[None]:
-    """As a user without rights, where this process is the superuser, whom no folder keeps out."""
-    superuser = os.geteuid() == 0
-    if superuser:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if superuser:
-            os.seteuid(0)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,19 @@ def build_page(tmp_path):
     return build
 
 
+@contextlib.contextmanager
+def nobody():
+    """As a user without rights, where this process is the superuser, whom no folder keeps out."""
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if superuser:
+            os.seteuid(0)
+
+
 @pytest.fixture
 def unwritable():
     """A folder outside `tmp_path` and a context: inside it nothing can be written into that folder.
@@ -85,18 +98,14 @@ def unwritable():
     """
     if os.name != "posix":
         pytest.skip("the rights of folders are not those of Windows")
-    superuser = os.geteuid() == 0
 
     @contextlib.contextmanager
     def protect(folder):
         folder.chmod(0o555)
-        if superuser:
-            os.seteuid(65534)
         try:
-            yield
+            with nobody():
+                yield
         finally:
-            if superuser:
-                os.seteuid(0)
             folder.chmod(0o755)
 
     with tempfile.TemporaryDirectory() as name:
