@@ -37,7 +37,12 @@ def scale(low: float = 0, high: float = 1) -> Transform:
     text = f"scale({low}, {high})"
     if low == high or not math.isfinite(high - low):
         raise ValueError(f"{text}: wants two different finite numbers")
-    return Transform(text, lambda images: _to_float(images, text).div_(255 / (high - low)).add_(low))
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        scaled = _to_float(images, text).div_(255 / (high - low))
+        return scaled.add_(low) if low else scaled
+
+    return Transform(text, apply)
 
 
 def normalize(mean: float | Sequence[float], std: float | Sequence[float]) -> Transform:
