@@ -241,7 +241,8 @@ def imagenette(source: str | None = None, root: Path | str | None = None) -> Spl
     """Imagenette at 224×224 as 8,469/1,000/3,925 images: ten classes of ImageNet that are easy to tell apart.
 
     The test images are those that Imagenette calls `val`. Validation images are 100 of each class of its
-    training images, always the same ones (a tenth if a class has fewer than 200). The files are decoded at
+    training images, always the same ones (a tenth if a class has fewer than 200). Every part has its images
+    in an order drawn once for all, so that the first of them are of all classes. The files are decoded at
     the first call, into a file of 2 GB in `<root>/decoded`, or in the project's `data/decoded` if `root`
     can't be written. Images of another size are resized by their shorter side and cut to their centre.
 
@@ -285,14 +286,25 @@ def _read_imagenette(folder: Path, cache: Path) -> Splits:
     wnids = sorted(IMAGENETTE_CLASSES)
     train, val = _hold_out([_image_files(folder / "train", wnid) for wnid in wnids])
     test = [_image_files(folder / "val", wnid) for wnid in wnids]
-    lengths = torch.tensor([[len(files) for files in part] for part in (train, val, test)])
-    files = list(itertools.chain(*train, *val, *test))
+    parts = [_mixed(part) for part in (train, val, test)]
+    files, labels = zip(*itertools.chain(*parts), strict=True)
     decoded = decode(files, IMAGENETTE_SIZE, cache, label="decoding Imagenette")
-    labels = torch.arange(len(wnids)).repeat(3).repeat_interleave(lengths.flatten())[decoded.kept]
-    cuts = torch.searchsorted(decoded.kept, lengths.sum(1).cumsum(0)[:2]).tolist()
+    ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+    cuts = torch.searchsorted(decoded.kept, ends[:2]).tolist()
+    labels = torch.tensor(labels)[decoded.kept]
     pairs = zip(decoded.images.tensor_split(cuts), labels.tensor_split(cuts), strict=True)
     classes = tuple(IMAGENETTE_CLASSES[wnid] for wnid in wnids)
     return _splits("Imagenette", [ImageSet(*pair, classes, "") for pair in pairs], embedded=False)
+
+
+def _mixed(files: list[list[Path]]) -> list[tuple[Path, int]]:
+    """The files of all classes with their labels, in an order drawn once for all.
+
+    Class by class, the first thousand images would be of two classes.
+    """
+    pairs = [(file, label) for label, own in enumerate(files) for file in own]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
+    return [pairs[place] for place in order.tolist()]
 
 
 def _image_files(folder: Path, wnid: str) -> list[Path]:

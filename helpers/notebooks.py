@@ -76,6 +76,7 @@ def execute(name: str, save_to: Path, threads: int | None = None) -> NotebookNod
         record_timing=False,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
         on_cell_execute=show,
+        shutdown_kernel="immediate",  # torch takes two to three seconds to leave by itself
         extra_arguments=["--log-level=ERROR"],  # of the kernel: no warning about its own connection
     )
     limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}

@@ -420,22 +420,35 @@ def torchvisions(root, split):
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
+def places_in(images, part):
+    """Where the images of a part lie among others; each must be there once."""
+    match = (images[None] == part.images[:, None]).flatten(2).all(2)
+    assert match.sum(1).tolist() == [1] * len(part)
+    return match.int().argmax(1)
+
+
 def test_imagenette_equals_torchvisions(ette):
     splits = imagenette("real", ette)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [40, 10, 20]
-    images, labels = torchvisions(ette, "val")
-    assert torch.equal(splits.test.images, images)
-    assert torch.equal(splits.test.labels, labels)
-    images, labels = torchvisions(ette, "train")
-    places = []
-    for part in (splits.train, splits.val):
-        match = (images[None] == part.images[:, None]).flatten(2).all(2)
-        assert match.sum(1).tolist() == [1] * len(part)
-        places.append(match.int().argmax(1))
-        assert torch.equal(part.labels, labels[places[-1]])
-        assert torch.equal(places[-1], places[-1].sort().values)  # in torchvision's order
-    assert sorted(torch.cat(places).tolist()) == list(range(50))
-    assert splits.val.labels.tolist() == list(range(10))
+    all_places = []
+    for split, parts in {"val": [splits.test], "train": [splits.train, splits.val]}.items():
+        images, labels = torchvisions(ette, split)
+        for part in parts:
+            all_places.append(places_in(images, part))
+            assert torch.equal(part.labels, labels[all_places[-1]])
+    test, train, val = all_places
+    assert sorted(test.tolist()) == list(range(20))
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(50))
+    assert sorted(splits.val.labels.tolist()) == list(range(10))
+
+
+def test_imagenette_mixes_the_classes_the_same_way_each_time(ette):
+    first = imagenette("real", ette)
+    for part in (first.train, first.test):
+        assert part.labels.diff().lt(0).any(), "class by class, labels never fall"
+        assert len(part.labels[:10].unique()) > 4  # class by class there would be two, or five
+    data._load_imagenette.cache_clear()
+    assert torch.equal(imagenette("real", ette).train.labels, first.train.labels)
 
 
 def test_imagenette_says_what_it_is(ette):
@@ -474,18 +487,20 @@ def test_imagenette_is_loaded_once_and_decoded_once(ette, monkeypatch):
 
 def test_imagenette_leaves_out_a_damaged_image_and_its_label(ette, capsys):
     whole = imagenette("real", ette)
+    places = places_in(torchvisions(ette, "val")[0], whole.test).tolist()
     data._load_imagenette.cache_clear()
     spoilt = {"val/n02102040/n02102040_0.JPEG": 2, "val/n03888257/n03888257_1.JPEG": 19}
     for name in spoilt:
         (ette / "imagenette2-320" / name).write_bytes(b"")
     splits = imagenette("real", ette)
-    rest = [i for i in range(20) if i not in spoilt.values()]
+    rest = [i for i, place in enumerate(places) if place not in spoilt.values()]
     assert torch.equal(splits.test.images, whole.test.images[rest])
     assert torch.equal(splits.test.labels, whole.test.labels[rest])
     assert torch.equal(splits.val.images, whole.val.images)
     assert torch.equal(splits.train.labels, whole.train.labels)
     line = capsys.readouterr().out.splitlines()[-1]
-    names = ", ".join(f"{name} (empty file)" for name in spoilt)
+    in_order = sorted(spoilt, key=lambda name: places.index(spoilt[name]))
+    names = ", ".join(f"{name} (empty file)" for name in in_order)
     assert line == f"decoding Imagenette: 2 of 70 files left out: {names}."
 
 
@@ -549,7 +564,8 @@ def test_imagenette_brings_other_sizes_to_224(ette, monkeypatch):
     assert [tuple(part.images.shape) for part in (splits.train, splits.test)] == [(10, 3, 224, 224)] * 2
     larger = photograph([0, 0, False], 200, 160).resize((280, 224), Image.Resampling.BILINEAR)
     expected = np.array(larger.crop((28, 0, 252, 224))).transpose(2, 0, 1).astype(int)
-    difference = np.abs(splits.test.images[0].numpy().astype(int) - expected)
+    first_of_class_0 = splits.test.images[splits.test.labels == 0][0]
+    difference = np.abs(first_of_class_0.numpy().astype(int) - expected)
     assert difference.mean() < 3  # JPEG's losses
 
 
@@ -630,7 +646,10 @@ def test_imagenette_is_all_there_and_equals_what_pillow_reads(tmp_path, monkeypa
         assert torch.bincount(splits.val.labels).tolist() == [100] * 10
         on_disk = [len(list((REAL / "train" / wnid).iterdir())) for wnid in data.IMAGENETTE_CLASSES]
         assert (torch.bincount(splits.train.labels) + 100).tolist() == on_disk
-        files = sorted((REAL / "val").rglob("*.JPEG"))  # that is, in the order of the labels
+        assert len(splits.train.labels[:100].unique()) == 10
+        files = sorted((REAL / "val").rglob("*.JPEG"))
+        mixed = torch.randperm(3_925, generator=torch.Generator().manual_seed(0))
+        files = [files[place] for place in mixed]
         for place in range(0, 3_925, 300):
             with Image.open(files[place]) as image:
                 expected = np.array(image.convert("RGB")).transpose(2, 0, 1).astype(int)
