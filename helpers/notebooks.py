@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -44,6 +45,7 @@ from helpers.stamps import (
 __all__ = ["execute", "load", "restamp", "run", "store"]
 
 RUN_FOLDER = runtime.PROJECT_ROOT / "_build" / "run"
+STAMPING = threading.Lock()  # Python 3.11 may fail to parse in two threads at once: python/cpython#106905
 
 
 class NotebookFailed(RuntimeError):
@@ -89,7 +91,8 @@ def execute(name: str, save_to: Path, threads: int | None = None) -> NotebookNod
         ) from None
     seconds = time.perf_counter() - started
     shrink_pictures(notebook)
-    stamp(notebook, seconds)
+    with STAMPING:
+        stamp(notebook, seconds)
     _line(f"{name}: {len(code)} cells in {duration(seconds)}", last=True)
     save_to.parent.mkdir(parents=True, exist_ok=True)
     unfinished = save_to.with_suffix(".unfinished")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import nbformat
@@ -286,6 +287,29 @@ def test_main_run_shares_the_cores_between_two_notebooks_on_the_quick_budget_alo
     assert main(["run"]) == 0
     assert max(seen) == at_once
     assert given == [threads] * 4
+
+
+def test_main_run_stamps_one_notebook_at_a_time_although_two_run_side_by_side(course, book, monkeypatch):
+    """Parsing in two threads at once raises SystemError now and then on Python 3.11."""
+    for name in ("01_small", "02_small"):
+        course(name, "1")
+    both, inside, most = threading.Barrier(2), [], []
+
+    def execute(self, **options):
+        both.wait(timeout=10)  # both notebooks end at the same moment
+
+    def stamp(notebook, seconds):
+        inside.append(1)
+        time.sleep(0.2)
+        most.append(len(inside))
+        inside.pop()
+        notebook.metadata["course"] = {"stamp": {**STAMP, "wall_seconds": 1}}
+
+    monkeypatch.setattr(notebooks.NotebookClient, "execute", execute)
+    monkeypatch.setattr(notebooks, "stamp", stamp)
+    monkeypatch.setattr(notebooks.os, "cpu_count", lambda: 2)
+    assert main(["run"]) == 0
+    assert most == [1, 1]
 
 
 def test_execute_limits_the_threads_of_the_kernel(course, tmp_path):
