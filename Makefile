@@ -64,9 +64,10 @@ audit: .venv/ready  ## known weaknesses of the locked packages (needs the networ
 	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@_build/audit/bin/pip-audit --strict --requirement requirements.lock --require-hashes --disable-pip || { echo "audit: not passed. A package in a table above has a known weakness; without a table, an error above says what could not be looked up at pypi.org."; exit 1; }
 
-# A token of its own, this machine only, no look-up of news or new versions.
+# This machine only, no look-up of news or new versions. JupyterLab makes a token for each start, and prints
+# the address with it; a token given by JUPYTER_TOKEN would not be printed.
 lab: .venv/ready  ## JupyterLab in notebooks/, on localhost with a token
-	JUPYTER_TOKEN=$$($(PY) -c 'import secrets; print(secrets.token_hex(24))') $(BIN)/jupyter lab --notebook-dir=. --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= notebooks
+	$(BIN)/jupyter lab --notebook-dir=. --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= notebooks
 
 serve: book  ## the built book on localhost
 	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html

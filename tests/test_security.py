@@ -1,8 +1,17 @@
 """What the repository promises: no code in data, no open port, no moving action, nobody told."""
 
 import ast
+import os
 import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -69,10 +78,84 @@ def test_servers_listen_on_this_machine_only():
     assert not [text for text in texts if re.search(r"0\.0\.0\.0|bind_all|--host[ =](?!localhost|127)", text)]
 
 
-def test_make_lab_asks_for_a_token_of_its_own_and_tells_nobody():
-    assert re.search(r"JUPYTER_TOKEN=\$\$\(.*secrets\.token_hex\(24\)", recipe("lab"))
+def test_make_lab_tells_nobody():
     assert "NeverCheckForUpdate" in recipe("lab")
     assert "--LabApp.news_url= " in recipe("lab")
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """`started(target, pattern, *more)` runs a recipe until it prints something like the pattern."""
+    if os.name != "posix":
+        pytest.skip("the Makefile is for POSIX systems")
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path))  # no settings of whoever runs the tests
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    processes = []
+
+    def start(target, pattern, *more):
+        variables = {"$(BIN)": str(Path(sys.executable).parent), "$(PY)": sys.executable, "$(PORT)": "0"}
+        command = shlex.split(recipe(target))
+        for name, value in variables.items():
+            command = [word.replace(name, value) for word in command]
+        output = tmp_path / "output"
+        with output.open("wb") as file:
+            process = subprocess.Popen([*command, *more], cwd=tmp_path, stdout=file, stderr=file)
+        processes.append(process)
+        ends = time.monotonic() + 120
+        while not (found := re.search(pattern, output.read_text("utf-8"))):
+            assert process.poll() is None, output.read_text("utf-8")
+            assert time.monotonic() < ends, output.read_text("utf-8")
+            time.sleep(0.1)
+        return found
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def status(address):
+    """What a server answers to a request: its code, after redirects, and the path where these end."""
+    try:
+        with urllib.request.urlopen(address, timeout=60) as response:
+            return response.status, urlsplit(response.url).path
+    except urllib.error.HTTPError as error:
+        return error.code, urlsplit(error.url).path
+
+
+def refuses_others(port):
+    """Whether nothing but 127.0.0.1 leads to a server: on Linux 127.0.0.2 is this machine too."""
+    try:
+        socket.create_connection(("127.0.0.2", port), timeout=5).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_jupyterlab_wants_the_token_that_it_prints_and_listens_on_this_machine_only(started, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = f"http://127.0.0.1:{port}"
+    address = re.escape(server) + r"/lab\S*\?token=([0-9a-f]{48})"
+    found = started("lab", address, "--no-browser", "--allow-root", f"--ServerApp.port={port}")
+    token = found[1]
+    assert status(found[0])[0] == 200
+    assert status(f"{server}/lab") == (200, "/login")
+    assert status(f"{server}/api/contents")[0] == 403
+    assert status(f"{server}/api/contents?token={'0' * 48}")[0] == 403
+    assert status(f"{server}/api/contents?token={token}") == (200, "/api/contents")
+    assert refuses_others(port)
+
+
+def test_the_book_is_served_to_this_machine_only(started, tmp_path):
+    (tmp_path / "_build" / "html").mkdir(parents=True)
+    (tmp_path / "_build" / "html" / "index.html").write_text("the book")
+    port = int(started("serve", r"port (\d+)")[1])
+    assert status(f"http://127.0.0.1:{port}/index.html") == (200, "/index.html")
+    assert refuses_others(port)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
