@@ -6,26 +6,24 @@ and no step waits for an accelerator. A run can be cut at any point and resumed 
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import checkpoints, runtime
+from helpers import runtime
 from helpers.data import ImageSet
 from helpers.failures import SLOWER, batch_that_fits, explain_gradient, explain_non_finite, not_finite
-from helpers.fingerprint import fingerprint
 from helpers.progress import ProgressLine
+from helpers.resume import Saves
 
-AUTOSAVE_SECONDS = 60
 COUNTED_TOGETHER = 32  # steps whose hits are counted in one go
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -144,9 +142,10 @@ def fit(
     generator: call `runtime.seed_everything` first. The model is left in training mode, its convolution
     weights in channels-last order (same values, faster).
 
-    A run without `checkpoint` and hooks saves itself once a minute in `checkpoints/`, under a name made of
-    all that determines it. The same call after a crash, from the same starting weights and random state,
-    continues there and says so; the file goes when the run ends. (What hooks have seen can't be saved.)
+    A run without `checkpoint` saves itself once a minute in `checkpoints/`, under a name made of all that
+    determines it. The same call after a crash, from the same starting weights and random state, continues
+    there and says so; the file goes when the run ends. A hook that notes what it sees must have `state_dict`
+    and `load_state_dict`, so that its notes are saved too: with any other hook the run does not save itself.
 
     Args:
         model: maps (N, C, H, W) float images to (N, K) logits; stays on its device.
@@ -163,10 +162,12 @@ def fit(
         val: evaluated after each epoch and after the last step.
         val_transform: what `val` goes through where `transform` draws at random; by default `transform`.
         val_batch_size: images a pass of that evaluation.
-        hooks: pairs (n, function); the function gets the `State` every n steps.
+        hooks: pairs (n, function); the function gets the `State` every n steps. The `state_dict` of one that
+            has it is saved with the run: tensors, numbers, texts, and lists, tuples and dicts of these. The
+            tensors come back on the model's device.
         checkpoint: file to continue from if it exists, and to save to. It is refused if network, data,
-            validation data, schedule or anything else in it differs, the functions' code too; what the hooks
-            do is not compared.
+            validation data, schedule or anything else in it differs, the functions' code too; hooks that
+            can't be saved are not compared.
         checkpoint_every: steps between saves; the end of the run is always saved.
         progress: show one progress line.
         label: what the progress line calls this run.
@@ -188,9 +189,9 @@ def fit(
     run = _Run(model, train.to(device_of(model)), optimizer, batch_size, transform, loss_fn, scheduler, total)
     run.order_by(seed, shuffle)
     run.validate_on(val, val_transform, val_batch_size)
-    automatic = checkpoint is None and not hooks
-    step = run.resume(checkpoint, automatic)
-    if automatic and step:
+    saves = Saves(run, checkpoint, hooks)
+    step = saves.resume()
+    if saves.automatic and step:
         print(f"{label}: goes on at step {step:,} of {total:,}, where it was interrupted")
     with ProgressLine(label, total, enabled=progress) as line:
         run.clock = time.perf_counter()
@@ -212,15 +213,15 @@ def fit(
                     run.validate(state)
             if save:
                 with run.untimed():
-                    run.save(checkpoint, step)
-            elif automatic and step < total and run.save_is_due():
+                    saves.save(checkpoint, step)
+            elif step < total and saves.is_due():
                 with run.untimed():
                     run.check_finite(state)
                     run.check_weights(step)
-                    run.autosave(step)
+                    saves.save_by_itself(step)
         with run.untimed():
             history = run.history()
-            run.forget_autosave()
+            saves.forget()
         line.finish(f"{history.seconds:,.0f} s, {history.images_per_second:,.0f} images/s")
     return history
 
@@ -253,8 +254,7 @@ class _Run:
         self.broken, self.one = torch.zeros(()), torch.ones(())  # of that check on a CPU
         self.val: list[dict[str, float]] = []
         self.images, self.seconds, self.checked = 0, 0.0, 0
-        self.clock = self.saved = time.perf_counter()
-        self.autosaves = False
+        self.clock = time.perf_counter()
 
     def order_by(self, seed: int, shuffle: bool) -> None:
         """Fix how each epoch is ordered; the order is a function of seed and epoch alone."""
@@ -381,117 +381,22 @@ class _Run:
         self.count_hits(self.total)
         return History(self.losses.tolist(), self.accuracies.tolist(), self.val, self.images, self.seconds)
 
-    def settings(self) -> dict[str, str]:
-        """What must be the same for a checkpoint to be continued, in words, but for the images."""
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+    def measured(self, step: int) -> dict[str, Any]:
+        """What was measured in the first steps, for a checkpoint."""
+        self.count_hits(step)
         return {
-            "model": f"{self.model!r} {shapes} code {fingerprint(self.model)}",
-            "transform": _called(self.transform),
-            "batch size": str(self.batch_size),
-            "steps": str(self.total),
-            "optimizer": f"{type(self.optimizer).__name__} {groups}",
-            "scheduler": f"{type(self.scheduler).__name__} {self.scheduler and self.scheduler.state_dict()}",
-            "loss function": _called(self.loss_fn),
-            "seed": str(self.seed),
-            "shuffle": str(self.shuffle),
+            "losses": self.losses[:step].clone(),
+            "accuracies": self.accuracies[:step].clone(),
+            "val": self.val,
+            "images": self.images,
+            "seconds": self.seconds,
         }
 
-    @functools.cached_property
-    def signature(self) -> dict[str, str]:
-        """The settings at the start, and checksums of the images, which take a while to compute."""
-        sets = {"data": (self.train, ""), "validation": (self.val_set, f" {_called(self.val_transform)}")}
-        return self.signed | {
-            part: f"{images.name} {checkpoints.digest(images.images, images.labels)}{how}"
-            if images
-            else "None"
-            for part, (images, how) in sets.items()
-        }
-
-    def resume(self, checkpoint: Path | str | None, automatic: bool) -> int:
-        """Continue from the checkpoint if there is one; returns the steps already done."""
-        if automatic:
-            self.signed, self.start = self.settings(), self.fresh()
-            if any(_autosaves().glob("*.pt")):
-                checkpoint = self.autosave_path
-        elif checkpoint is not None:
-            self.signed = self.settings()
-        saved = None if checkpoint is None else checkpoints.load(checkpoint, self.signature)
-        if saved is None:
-            return 0
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(saved["scheduler"])
-        step = saved["step"]
+    def go_on_from(self, saved: dict[str, Any]) -> None:
+        """Take up what was measured up to the `step` of a checkpoint."""
+        step = self.checked = saved["step"]
         self.losses[:step], self.accuracies[:step] = saved["losses"], saved["accuracies"]
         self.val, self.images, self.seconds = saved["val"], saved["images"], saved["seconds"]
-        self.checked, self.autosaves = step, automatic
-        checkpoints.set_generator_states(saved["generators"])
-        return step
-
-    def fresh(self) -> str:
-        """A checksum of what a run starts from: weights, the optimizer's state, the random state."""
-        state = self.optimizer.state_dict()["state"]
-        kept = [value for own in state.values() for value in own.values() if isinstance(value, torch.Tensor)]
-        weights = [value.detach() for value in self.model.state_dict().values()]
-        return checkpoints.digest(*weights, *kept, *checkpoints.generator_states())
-
-    @functools.cached_property
-    def autosave_path(self) -> Path:
-        """The file of this run, and of no other."""
-        whole = hashlib.sha256(repr((self.start, self.signature)).encode()).hexdigest()
-        return _autosaves() / f"{whole[:24]}.pt"
-
-    def save_is_due(self) -> bool:
-        """Whether a minute has passed since the last save."""
-        return time.perf_counter() - self.saved >= AUTOSAVE_SECONDS
-
-    def autosave(self, step: int) -> None:
-        """Save to the run's own file; a disk that refuses costs one line, not the run."""
-        try:
-            self.save(self.autosave_path, step)
-        except OSError as error:
-            print(f"No checkpoint could be saved ({error.strerror}): if this run is cut, it starts anew.")
-            self.saved = float("inf")
-        else:
-            self.autosaves, self.saved = True, time.perf_counter()
-
-    def forget_autosave(self) -> None:
-        """Delete the run's own file, if there is one."""
-        if self.autosaves:
-            self.autosave_path.unlink(missing_ok=True)
-
-    def save(self, checkpoint: Path | str, step: int) -> None:
-        """Write everything that `resume` needs."""
-        self.count_hits(step)
-        checkpoints.save(
-            checkpoint,
-            self.signature,
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-                "step": step,
-                "losses": self.losses[:step].clone(),
-                "accuracies": self.accuracies[:step].clone(),
-                "val": self.val,
-                "images": self.images,
-                "seconds": self.seconds,
-                "generators": checkpoints.generator_states(),
-            },
-        )
-
-
-def _called(function: Callable) -> str:
-    """A function by its name, since its repr may hold an address, anything else by its repr; and its code."""
-    named = function.func if isinstance(function, functools.partial) else function
-    return f"{getattr(named, '__qualname__', repr(named))} {fingerprint(function)}"
-
-
-def _autosaves() -> Path:
-    """The folder of the checkpoints that runs save by themselves."""
-    return runtime.PROJECT_ROOT / "checkpoints"
 
 
 @torch.no_grad()

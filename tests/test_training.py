@@ -19,7 +19,7 @@ from sklearn import metrics
 from torch import nn
 from torch.optim import lr_scheduler
 
-from helpers import checkpoints, runtime, training
+from helpers import checkpoints, training
 from helpers.data import ImageSet, scale
 from helpers.training import count_parameters, evaluate, explain_non_finite, fit
 from helpers.transforms import compose, normalize, pca_colour, random_crop, random_flip
@@ -992,93 +992,3 @@ def test_fit_takes_partial_functions_and_tells_their_arguments_apart(tmp_path):
     train(network(), loss_fn=loss(0.1), checkpoint=tmp_path / "run.pt")
     with pytest.raises(ValueError, match=r"loss function: saved cross_entropy \w+, now cross_entropy \w+"):
         train(network(), loss_fn=loss(0.2), checkpoint=tmp_path / "run.pt")
-
-
-# ---------------------------------------------------------------- runs that save themselves
-
-
-@pytest.fixture
-def autosaves(tmp_path, monkeypatch):
-    """The folder of automatic checkpoints; a run saves itself there after each step."""
-    monkeypatch.setattr(training, "AUTOSAVE_SECONDS", 0)
-    monkeypatch.setattr(runtime, "PROJECT_ROOT", tmp_path)
-    return tmp_path / "checkpoints"
-
-
-def fails_once(step):
-    """A transform that is interrupted at one step of its first run."""
-    calls = []
-
-    def transform(images):
-        calls.append(images)
-        if len(calls) == step:
-            raise KeyboardInterrupt
-        return images.float() / 255
-
-    return transform
-
-
-def cell(transform, **options):
-    """What a notebook's cell does: from a seed to a trained network."""
-    model = network(seed=5)
-    torch.manual_seed(6)
-    history = train(model, transform=transform, **options)
-    return history, model
-
-
-def test_fit_called_again_after_a_crash_goes_on_and_says_so(autosaves, capsys):
-    transform = fails_once(8)
-    with pytest.raises(KeyboardInterrupt):
-        cell(transform, val=image_set(7))
-    assert len(list(autosaves.iterdir())) == 1
-    capsys.readouterr()
-    steps_before = len(transform.__closure__[0].cell_contents)
-    history, model = cell(transform, val=image_set(7))
-    assert capsys.readouterr().out == "training: goes on at step 6 of 13, where it was interrupted\n"
-    assert list(autosaves.iterdir()) == [], "a finished run leaves no file"
-    calls = len(transform.__closure__[0].cell_contents) - steps_before
-    assert calls == 7 + 2, "seven steps and two validations were left"
-    expected, whole = cell(fails_once(10**6), val=image_set(7))
-    assert (history.loss, history.accuracy, history.val) == (expected.loss, expected.accuracy, expected.val)
-    assert same(model.state_dict(), whole.state_dict())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"steps": 14},
-        {"data": image_set(seed=1)},
-        {"model": network(seed=7)},
-        {"hooks": [(1, lambda state: None)]},
-    ],
-)
-def test_fit_takes_up_no_other_run_than_its_own(autosaves, capsys, change):
-    transform = fails_once(8)
-    with pytest.raises(KeyboardInterrupt):
-        cell(transform)
-    options = {"model": network(seed=5), "transform": transform} | change
-    torch.manual_seed(6)
-    history = train(**options)
-    assert history.steps == change.get("steps", 13)
-    assert "goes on" not in capsys.readouterr().out
-    assert len(list(autosaves.iterdir())) == 1, "the other run's file is still there"
-
-
-def test_fit_saves_itself_once_a_minute_at_most(autosaves, monkeypatch):
-    saves, save = [], checkpoints.save
-    monkeypatch.setattr(checkpoints, "save", lambda *args: saves.append(args) or save(*args))
-    cell(scale())
-    assert len(saves) == 12, "after each step but the last"
-    monkeypatch.undo()
-    monkeypatch.setattr(runtime, "PROJECT_ROOT", autosaves.parent)
-    cell(scale())
-    assert not list(autosaves.iterdir())
-    assert training.AUTOSAVE_SECONDS == 60
-
-
-def test_fit_goes_on_without_its_own_file_when_the_disk_refuses_it(autosaves, capsys):
-    autosaves.write_text("in the way")
-    history, _ = cell(scale())
-    assert history.steps == 13
-    assert capsys.readouterr().out.count("No checkpoint could be saved") == 1
