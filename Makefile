@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help:  ## show the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/ready: requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v[0]}.{v[1]} is too old: use 3.11 or newer, for instance make PYTHON=python3.12")'
@@ -59,7 +59,7 @@ bench: .venv/ready  ## speed of fit against the bare training step, as a table a
 soak: .venv/ready  ## kill training runs at random moments and compare what they end with (KILLS=100)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/soak.py --kills $(KILLS) $(ARGS)
 
-audit: .venv/ready  ## known weaknesses of the locked packages (needs the network)
+audit:  ## known weaknesses of the locked packages (needs the network)
 	$(PYTHON) -m venv _build/audit
 	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@_build/audit/bin/pip-audit --strict --requirement requirements.lock --require-hashes --disable-pip || { echo "audit: not passed. A package in a table above has a known weakness; without a table, an error above says what could not be looked up at pypi.org."; exit 1; }
