@@ -7,6 +7,7 @@ of the machine hits all of them alike.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
@@ -62,7 +63,7 @@ class Worker:
         line = self.process.stdout.readline()
         answer = json.loads(line) if line else {"error": f"it ended; see {LOG.relative_to(PROJECT)}"}
         if "error" in answer:
-            raise Missing(answer["error"])
+            raise Missing(answer["error"].replace(str(PROJECT), "…"))
         return answer
 
     def ready(self) -> None:
@@ -88,7 +89,8 @@ class Worker:
 
     def stop(self) -> None:
         """End the process."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -163,6 +163,7 @@ def article(task: Task) -> Run:
         synchronize()
         return Timing(time.perf_counter() - start, steps * task.recipe.batch)
 
+    run.losses = losses
     return run
 
 
@@ -216,6 +217,7 @@ def loop(task: Task) -> Run:
         synchronize()
         return Timing(time.perf_counter() - start, steps * batch)
 
+    run.losses = losses
     return run
 
 

@@ -53,6 +53,8 @@ def main() -> int:
     """Prepare, then serve; whatever libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    # A grammar of web addresses, which reading a notebook imports where it can: 3 s of each start.
+    sys.modules["rfc3987_syntax"] = None
 
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)

@@ -8,7 +8,8 @@ Tables and plots, each a directive with the device's kind, `cpu` or `cuda`:
 - ``{speed-growth}`` with `batch`, `data` or `width` after the kind: a plot and its table.
 - ``{speed-tricks}`` with the network after the kind: gains, cumulative, as a plot and a table;
   ``{speed-extras}``: what else was tried.
-- ``{speed-accuracy}``, ``{speed-time}``: tables.
+- ``{speed-accuracy}``, ``{speed-time}``: tables. ``{speed-if-measured}``: the comparison on a device that may
+  not have been measured yet.
 
 Roles: ``{speed}`cpu machine device` `` pastes a value by its place in the file; ``{gain}`cpu NETWORK | fit |
 keras` `` a ratio, such as 1.3×; ``{trick}`cpu NETWORK | LABEL` `` what a trick multiplied the speed by.
@@ -244,6 +245,8 @@ class Part(SphinxDirective):
         self.env.note_dependency(str(Path(self.env.srcdir) / RESULTS))
         kind, _, what = self.arguments[0].partition(" ")
         try:
+            if self.name == "speed-if-measured":
+                return if_measured(self.env.srcdir, kind)
             return self.parts[self.name](read(self.env.srcdir, kind), what.strip())
         except (ValueError, KeyError) as error:
             LOGGER.warning("%s", error, type="course", subtype="performance", location=self.get_location())
@@ -260,7 +263,7 @@ def speed_bars(stored: Results, _: str) -> list[nodes.Node]:
         }
         for network, found in stored["compare"].items()
     }
-    return [figure(charts.shares("speed-bars", groups))]
+    return [figure(charts.shares(f"speed-bars-{stored['machine']['kind']}", groups))]
 
 
 def speed_growth(stored: Results, what: str) -> list[nodes.Node]:
@@ -307,6 +310,18 @@ Part.parts = {
 }
 
 
+def if_measured(srcdir: str, kind: str) -> list[nodes.Node]:
+    """What was measured on a kind of device: plot and tables; or that there is nothing yet."""
+    read(srcdir, "cpu")  # the file itself must be there
+    try:
+        stored = read(srcdir, kind)
+    except ValueError:
+        return [nodes.paragraph("", "Not measured yet: no such device has run the benchmark.")]
+    machine = nodes.paragraph("", f"{stored['machine']['device']}; {stored['machine']['date']}.")
+    shown = ("speed-bars", "speed-table", "speed-ratios", "speed-costs")
+    return [machine, *(node for name in shown for node in Part.parts[name](stored, ""))]
+
+
 def value_at(stored: Results, path: str) -> str:
     """A value by its place, as in `machine device`.
 
@@ -316,7 +331,9 @@ def value_at(stored: Results, path: str) -> str:
     value: Any = stored
     for key in path.split():
         value = value[key]
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def gain_of(stored: Results, text: str) -> str:
@@ -356,7 +373,7 @@ class Number(SphinxRole):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of the above with Sphinx."""
-    for name in Part.parts:
+    for name in (*Part.parts, "speed-if-measured"):
         app.add_directive(name, Part)
     for name in Number.how:
         app.add_role(name, Number())
