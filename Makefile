@@ -36,7 +36,7 @@ test: lint unit nbval book page-tests  ## lint, unit tests, notebooks compared, 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers tests notebooks
+	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers benchmarks tests notebooks
 
 unit: .venv/ready
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/test_book.py

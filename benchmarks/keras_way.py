@@ -22,6 +22,8 @@ from keras import layers
 from recipes import Recipe
 
 Timing = tuple[float, int]
+if "OMP_NUM_THREADS" in os.environ:  # TensorFlow does not read it; all ways get as many threads
+    tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def _mlp() -> list[layers.Layer]:

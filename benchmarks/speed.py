@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
             parts.compare(options.networks, options.rivals, accelerator), results, options
         ),
         "growth": lambda: run_races(parts.growth(), results, options),
-        "tricks": lambda: run_races(parts.tricks(), results, options),
+        "tricks": lambda: run_races(parts.tricks(options.has_bf16), results, options),
         "accuracy": lambda: run_accuracy(results, options),
         "time": lambda: run_time(results, options),
     }

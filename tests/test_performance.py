@@ -78,7 +78,11 @@ def test_ratio_rows_pair_the_rounds():
 
 def test_cost_rows_count_six_operations_a_mac():
     # 300 images/s × 6 × 1e6 = 1.8 GFLOP/s of the product's 4
-    assert performance.cost_rows(SMALL) == [("Net", "10", "30.0", "1.0 / – / – / 1.0 / 1.0", "2", "45 %")]
+    assert performance.cost_rows(SMALL) == [("Net", "10", "30.0", "2", "45 %")]
+
+
+def test_memory_rows_show_what_each_way_held():
+    assert performance.memory_rows(SMALL) == [("Net", "1.07", "–", "–", "1.07", "1.07")]
 
 
 def test_growth_points_are_sorted_sizes():

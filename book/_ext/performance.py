@@ -3,7 +3,7 @@
 Tables and plots, each a directive with the device's kind, `cpu` or `cuda`:
 
 - ``{speed-table}``: images a second of every network in every way; ``{speed-ratios}``: `fit` against each;
-  ``{speed-costs}``: steps a second, memory, share of the matrix product.
+  ``{speed-costs}``: `fit`'s steps a second and share of the matrix product; ``{speed-memory}``: GB of each.
 - ``{speed-bars}``: the same as a plot, each way as a share of the bare step.
 - ``{speed-growth}`` with `batch`, `data` or `width` after the kind: a plot and its table.
 - ``{speed-tricks}`` with the network after the kind: gains, cumulative, as a plot and a table;
@@ -115,23 +115,33 @@ def ratio_rows(stored: Results) -> list[Row]:
 
 
 def cost_rows(stored: Results) -> list[Row]:
-    """Network, batch, `fit`'s steps a second, each way's memory, GFLOP/s and their share of the product's."""
+    """Network, batch, `fit`'s steps a second, its GFLOP/s and their share of the matrix product's."""
     rows = []
     for network, found in stored["compare"].items():
         fit, best = found["ways"]["fit"], found["ways"]["matrix product"]["median"]
-        memory = (found["ways"].get(way, {}).get("peak_bytes") for way in WAYS)
         reached = operations(found, "fit")
         rows.append(
             (
                 network,
                 f"{found['batch']:,}",
                 f"{fit['median'] / found['batch']:,.{places(fit['median'] / found['batch'])}f}",
-                " / ".join("–" if size is None else f"{size / 2**30:.1f}" for size in memory),
                 f"{reached / 1e9:,.0f}",
                 f"{100 * reached / best:.0f} %",
             )
         )
     return rows
+
+
+def memory_rows(stored: Results) -> list[Row]:
+    """Network, then the highest memory of each way in GB."""
+    sizes = {
+        network: [found["ways"].get(way, {}).get("peak_bytes") for way in WAYS]
+        for network, found in stored["compare"].items()
+    }
+    return [
+        (network, *("–" if size is None else f"{size / 1e9:.2f}" for size in own))
+        for network, own in sizes.items()
+    ]
 
 
 def growth_points(stored: Results, what: str) -> dict[str, list[tuple[float, float]]]:
@@ -289,10 +299,11 @@ Part.parts = {
     ],
     "speed-costs": lambda s, _: [
         table(
-            ("network", "batch", "steps a second", "memory, GB", "GFLOP/s", "of a matrix product"),
+            ("network", "batch", "steps a second", "GFLOP/s", "of a matrix product"),
             cost_rows(s),
         )
     ],
+    "speed-memory": lambda s, _: [table(("network, GB", *WAYS.values()), memory_rows(s))],
     "speed-bars": speed_bars,
     "speed-growth": speed_growth,
     "speed-tricks": speed_tricks,
@@ -318,7 +329,7 @@ def if_measured(srcdir: str, kind: str) -> list[nodes.Node]:
     except ValueError:
         return [nodes.paragraph("", "Not measured yet: no such device has run the benchmark.")]
     machine = nodes.paragraph("", f"{stored['machine']['device']}; {stored['machine']['date']}.")
-    shown = ("speed-bars", "speed-table", "speed-ratios", "speed-costs")
+    shown = ("speed-bars", "speed-table", "speed-ratios", "speed-costs", "speed-memory")
     return [machine, *(node for name in shown for node in Part.parts[name](stored, ""))]
 
 
