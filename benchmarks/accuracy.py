@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import article_way
 import recipes
 import torch
-import ways
 from parts import LENET
+from task import Task
 
 from helpers import data, runtime, training
+from helpers.notebooks import load
 
 SEEDS = (0, 1, 2)
 RATE = 0.1  # with the article's rate it would take the article's 50,000 steps
@@ -32,14 +34,14 @@ def has_bf16() -> bool:
 
 def batches(train: data.ImageSet, seed: int, loader: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Inputs and labels of one pass: the same images in the same order, whichever way they come."""
-    device, task = train.images.device, ways.Task(recipes.recipe(LENET), {})
+    device, task = train.images.device, Task(recipes.recipe(LENET), {})
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     if not loader:
         for chosen in order.to(device).split(task.recipe.batch):
             yield task.transform()(train.images[chosen]), train.labels[chosen]
         return
     pixels, labels = train.images.cpu().numpy(), train.labels.cpu().numpy()
-    pictures = ways.Pictures(pixels, labels, ways.per_picture(task.recipe))
+    pictures = article_way.Pictures(pixels, labels, article_way.per_picture(task.recipe))
     source = torch.utils.data.DataLoader(pictures, batch_size=task.recipe.batch, sampler=order.tolist())
     for images, truth in source:
         yield images.to(device), truth.to(device)
@@ -57,7 +59,7 @@ def train_once(
 ) -> float:
     """Test accuracy (0 to 1) of LeNet-5 after so many passes."""
     runtime.seed_everything(seed)
-    model = ways.load("01_lenet5").ArticleLeNet5().to(runtime.device(), memory_format=layout)
+    model = load("01_lenet5").ArticleLeNet5().to(runtime.device(), memory_format=layout)
     train = splits.train.to(runtime.device())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, fused=fused)
     for number in range(passes):
@@ -95,7 +97,7 @@ def time_to_target(network: str, splits: data.Splits, limit: float) -> dict[str,
         splits: MNIST.
         limit: seconds of training after which to give up.
     """
-    task = ways.Task(recipes.recipe(network), {})
+    task = Task(recipes.recipe(network), {})
     model, loss_fn, transform = task.model(), task.loss(), task.transform()
     optimizer, train, test = task.optimizer(model), splits.train.to(runtime.device()), splits.test
     passes, seconds, images, top1 = 0, 0.0, 0, 0.0

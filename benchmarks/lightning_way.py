@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from ways import Run, Task, Timing, synchronize
+from task import Run, Task, Timing, synchronize
 
 
 class Network(lightning.LightningModule):

@@ -110,13 +110,12 @@ def rival_version(package: str) -> str:
 
 def size_of(network: str, **changes: Any) -> dict[str, int]:
     """Parameters, MACs an image and images a batch of a network."""
-    import ways
+    from task import Task
 
     from helpers.shapes import layer_table
 
     recipe = recipes.recipe(network, **changes)
-    model = getattr(ways.load(recipe.notebook), recipe.model)(**recipe.arguments)
-    table = layer_table(model, recipe.input_shape)
+    table = layer_table(Task(recipe, {}).model(), recipe.input_shape)
     return {"parameters": table.parameters, "macs": table.macs, "batch": recipe.batch}
 
 

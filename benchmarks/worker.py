@@ -25,14 +25,16 @@ def prepare(task: dict[str, Any]) -> tuple[Any, int]:
         import keras_way
 
         return keras_way.prepare(wanted)
-    import ways
+    import task as tasks
 
-    own = ways.Task(wanted, task.get("settings", {}))
+    own = tasks.Task(wanted, task.get("settings", {}))
     if task["way"] == "lightning":
         import lightning_way
 
         run = lightning_way.prepare(own)
     else:
+        import ways
+
         run = ways.WAYS[task["way"]](own)
     return run, own.parameters
 

@@ -16,7 +16,7 @@ pytest.importorskip("tensorflow", reason="Keras and TensorFlow are only in .venv
 import images
 import keras_way
 import recipes
-import ways
+from task import Task
 
 NAMES = [name for name, own in recipes.RECIPES.items() if own.model in keras_way.NETWORKS]
 
@@ -42,7 +42,7 @@ def lend_weights(network, model):
 @pytest.mark.parametrize("name", NAMES)
 def test_keras_network_gives_the_logits_of_the_notebook(name):
     recipe = recipes.recipe(name)
-    network = ways.Task(recipe, {}).model().eval()
+    network = Task(recipe, {}).model().eval()
     model = keras_way.build(recipe)
     lend_weights(network, model)
     inputs = torch.rand(2, *recipe.input_shape, generator=torch.Generator().manual_seed(0))
@@ -59,7 +59,7 @@ def test_float_images_are_what_fit_sees(monkeypatch, tmp_path, name):
     monkeypatch.setattr(images, "FOLDER", tmp_path)
     recipe = recipes.recipe(name, count=20)
     images.make(recipe)
-    task = ways.Task(recipe, {})
+    task = Task(recipe, {})
     pixels, labels = keras_way.float_images(recipe)
     assert np.allclose(np.moveaxis(pixels, -1, 1), task.transform()(task.images().images).numpy(), atol=1e-5)
     assert np.array_equal(labels, task.images().labels.numpy())

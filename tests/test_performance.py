@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import charts
 import performance
 import recipes
+import speed_numbers as numbers
 
 PROJECT = Path(__file__).resolve().parent.parent
-STORED = performance.read(str(PROJECT), "cpu")
+STORED = numbers.read(str(PROJECT), "cpu")
 
 
 def runs(*speeds):
@@ -66,47 +67,47 @@ SMALL = {
 
 
 def test_speed_rows_show_median_and_extremes():
-    assert performance.speed_rows(SMALL) == [
+    assert numbers.speed_rows(SMALL) == [
         ("Net", "100.0 (50.0–100.0)", "–", "–", "300 (200–400)", "400 (400–400)")
     ]
 
 
 def test_ratio_rows_pair_the_rounds():
     # 400/100, 300/50, 200/100 and 400/400, 300/400, 200/400
-    assert performance.ratio_rows(SMALL) == [("Net", "4.00×", "–", "–", "0.75×")]
+    assert numbers.ratio_rows(SMALL) == [("Net", "4.00×", "–", "–", "0.75×")]
 
 
 def test_cost_rows_count_six_operations_a_mac():
     # 300 images/s × 6 × 1e6 = 1.8 GFLOP/s of the product's 4
-    assert performance.cost_rows(SMALL) == [("Net", "10", "30.0", "2", "45 %")]
+    assert numbers.cost_rows(SMALL) == [("Net", "10", "30.0", "2", "45 %")]
 
 
 def test_memory_rows_show_what_each_way_held():
-    assert performance.memory_rows(SMALL) == [("Net", "1.07", "–", "–", "1.07", "1.07")]
+    assert numbers.memory_rows(SMALL) == [("Net", "1.07", "–", "–", "1.07", "1.07")]
 
 
 def test_growth_points_are_sorted_sizes():
-    assert performance.growth_points(SMALL, "batch") == {"fit": [(1.0, 10), (100.0, 1000)]}
-    assert performance.growth_points(SMALL, "width") == {"fit": [(2.0, 50)]}
-    header, rows = performance.growth_rows(SMALL, "width")
+    assert numbers.growth_points(SMALL, "batch") == {"fit": [(1.0, 10), (100.0, 1000)]}
+    assert numbers.growth_points(SMALL, "width") == {"fit": [(2.0, 50)]}
+    header, rows = numbers.growth_rows(SMALL, "width")
     assert header[-1] == "GFLOP/s of fit"
     assert rows == [("2", "50.0 (50.0–50.0)", "1")]
 
 
 def test_trick_rows_multiply_up():
-    rows = performance.trick_rows(SMALL, "Net")
+    rows = numbers.trick_rows(SMALL, "Net")
     assert [row[2:] for row in rows] == [("1.00×", "1.00×"), ("3.00×", "3.00×"), ("0.50×", "1.50×")]
 
 
 def test_extra_rows_compare_with_what_they_were_added_to():
-    rows = {row[0]: row[2:] for row in performance.extra_rows(SMALL, "Net")}
+    rows = {row[0]: row[2:] for row in numbers.extra_rows(SMALL, "Net")}
     assert rows["torch.compile"] == ("no compiler", "–")
     assert rows["bf16"][1] == "0.50×"
     assert rows["two loader processes"][1] == "1.50×"
 
 
 def test_accuracy_rows_give_mean_deviation_and_difference():
-    assert performance.accuracy_rows(SMALL) == [
+    assert numbers.accuracy_rows(SMALL) == [
         ("digits", "all tricks", "91.00 ± 1.41 %", "–"),
         ("digits", "plain", "92.00 ± 1.41 %", "+1.00"),
     ]
@@ -114,19 +115,19 @@ def test_accuracy_rows_give_mean_deviation_and_difference():
 
 def test_time_rows_say_when_the_target_was_missed():
     stored = {"time": {"A": {"target": 0.98, "top1": 0.971, "reached": False, "passes": 3, "seconds": 61.4}}}
-    assert performance.time_rows(stored) == [("A", "98.00 %", "97.10 %, not reached", "3", "61 s")]
-    assert performance.time_rows({}) == []
+    assert numbers.time_rows(stored) == [("A", "98.00 %", "97.10 %, not reached", "3", "61 s")]
+    assert numbers.time_rows({}) == []
 
 
 def test_roles_give_the_numbers_of_the_tables():
-    assert performance.value_at(SMALL, "machine threads") == "2"
-    assert performance.value_at(SMALL, "machine bf16") == "no"
-    assert performance.gain_of(SMALL, "Net | fit | article") == "4.00×"
-    assert performance.trick_of(SMALL, "Net | one") == "3.00×"
-    assert performance.trick_of(SMALL, "Net | all") == "1.50×"
-    assert performance.trick_of(SMALL, "Net | bf16") == "0.50×"
+    assert numbers.value_at(SMALL, "machine threads") == "2"
+    assert numbers.value_at(SMALL, "machine bf16") == "no"
+    assert numbers.gain_of(SMALL, "Net | fit | article") == "4.00×"
+    assert numbers.trick_of(SMALL, "Net | one") == "3.00×"
+    assert numbers.trick_of(SMALL, "Net | all") == "1.50×"
+    assert numbers.trick_of(SMALL, "Net | bf16") == "0.50×"
     with pytest.raises(KeyError):
-        performance.value_at(SMALL, "machine price")
+        numbers.value_at(SMALL, "machine price")
 
 
 @pytest.mark.parametrize("content", [None, "no json", '{"cuda": {}}', "[]"])
@@ -135,7 +136,7 @@ def test_read_says_what_to_run_when_the_results_are_missing(tmp_path, content):
     if content is not None:
         (tmp_path / "book" / "performance.json").write_text(content)
     with pytest.raises(ValueError, match=r"^book/performance\.json can't be used .*: run make bench"):
-        performance.read(str(tmp_path), "cpu")
+        numbers.read(str(tmp_path), "cpu")
 
 
 def test_if_measured_shows_another_device_or_says_that_there_is_none(tmp_path):

@@ -14,11 +14,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import accuracy
+import article_way
 import images
 import parts
 import race
 import recipes
 import speed
+import task as tasks
 import ways
 import worker
 
@@ -39,7 +41,7 @@ def folder(monkeypatch, tmp_path):
 def task(name=LENET, settings=None, **changes):
     recipe = recipes.recipe(name, **(FEW | changes))
     images.make(recipe)
-    return ways.Task(recipe, settings or {})
+    return tasks.Task(recipe, settings or {})
 
 
 class InProcess:
@@ -256,7 +258,7 @@ def test_recipe_fits_its_network(name):
 @pytest.mark.parametrize("name", [name for name, own in recipes.RECIPES.items() if own.size == 28])
 def test_article_transform_gives_the_numbers_of_fit(name):
     mine = task(name)
-    pictures = ways.Pictures(*images.read(mine.recipe), ways.per_picture(mine.recipe))
+    pictures = article_way.Pictures(*images.read(mine.recipe), article_way.per_picture(mine.recipe))
     one_by_one = torch.stack([pictures[i][0] for i in range(5)])
     together = mine.transform()(mine.images().images[:5])
     assert together.shape[1:] == mine.recipe.input_shape
@@ -265,7 +267,7 @@ def test_article_transform_gives_the_numbers_of_fit(name):
 
 def test_pictures_are_cut_and_mirrored_alike_in_both():
     mine = task("VGG16", count=4, stored=(3, 40, 40), size=32)
-    picture, _ = ways.Pictures(*images.read(mine.recipe), ways.per_picture(mine.recipe))[0]
+    picture, _ = article_way.Pictures(*images.read(mine.recipe), article_way.per_picture(mine.recipe))[0]
     batch = mine.transform()(mine.images().images)
     assert picture.shape == batch.shape[1:] == (3, 32, 32)
     assert abs(picture.mean() - batch[0].mean()) < 0.5
