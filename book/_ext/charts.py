@@ -40,7 +40,9 @@ def shares(name: str, groups: dict[str, dict[str, tuple[float | None, str]]]) ->
             shown = "not measured" if share is None else f"{share:.2f}"
             if share is not None:
                 parts.append(rectangle(0, bar, max(1.0, share * unit), 10, f"series-{COLOURS[place]}"))
-            parts.append(text(shown, (share or 0) * unit + 5, bar + 9, "chart-value"))
+            end = (share or 0) * unit
+            beside = unit if unit - 30 < end < unit else end  # not across the line
+            parts.append(text(shown, beside + 5, bar + 9, "chart-value"))
             words.append(f"{network}, {label}: {shown}.")
         y += 7 + 14 * len(group) + 22
     parts.append(element("line", x1=unit, y1=top, x2=unit, y2=y - 20, class_="chart-limit"))

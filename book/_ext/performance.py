@@ -97,7 +97,12 @@ def speed_tricks(stored: Results, network: str) -> list[nodes.Node]:
     ]
     header = ("trick", "images a second", "gain", "since the start")
     name = nodes.make_id(f"speed-tricks-{network}")
-    return [figure(charts.steps(name, network, rungs)), table(header, numbers.trick_rows(stored, network))]
+    title = nodes.paragraph("", "", nodes.strong("", network))
+    return [
+        title,
+        figure(charts.steps(name, network, rungs)),
+        table(header, numbers.trick_rows(stored, network)),
+    ]
 
 
 Part.parts = {
@@ -121,10 +126,10 @@ Part.parts = {
     "speed-growth": speed_growth,
     "speed-tricks": speed_tricks,
     "speed-extras": lambda s, network: [
-        table(("tried", "on top of", "images a second", "gain"), numbers.extra_rows(s, network))
+        table(("tried", "images a second", "gain"), numbers.extra_rows(s, network))
     ],
     "speed-accuracy": lambda s, _: [
-        table(("data", "trained with", "test accuracy", "apart, points"), numbers.accuracy_rows(s))
+        table(("trained on and with", "test accuracy", "apart, points"), numbers.accuracy_rows(s))
     ],
     "speed-time": lambda s, _: (
         [table(("network", "the article's", "reached", "passes", "training"), numbers.time_rows(s))]

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+JOINED = "\N{WORD JOINER}"  # no line ends here
 RESULTS = "book/performance.json"
 WAYS = {
     "article": "the article's way",
@@ -55,7 +56,8 @@ def spread(result: Results) -> str:
     if "median" not in result:
         return "–"
     low, high = min(result["runs"]), max(result["runs"])
-    return f"{result['median']:,.{places(low)}f} ({low:,.{places(low)}f}–{high:,.{places(low)}f})"
+    median, low, high = (f"{speed:,.{places(low)}f}" for speed in (result["median"], low, high))
+    return f"{median} ({low}{JOINED}–{JOINED}{high})"
 
 
 def places(value: float) -> int:
@@ -165,24 +167,24 @@ def trick_rows(stored: Results, network: str) -> list[Row]:
 
 
 def extra_rows(stored: Results, network: str) -> list[Row]:
-    """What was tried, on top of what, images a second, gain."""
+    """What was tried and on top of what, images a second, gain."""
     ways, rows = stored["tricks"][network]["extras"]["ways"], []
     for label, base in EXTRAS.items():
         result = ways.get(label, {"missing": "not tried"})
         shown = result["missing"] if "missing" in result else spread(result)
-        rows.append((label, base, shown, times(ratio(result, ways[base]))))
+        rows.append((f"{label}, on top of {base}", shown, times(ratio(result, ways[base]))))
     return rows
 
 
 def accuracy_rows(stored: Results) -> list[Row]:
-    """Data, variant, mean ± standard deviation of the test accuracy in percent, difference to all tricks."""
+    """Data and variant, mean ± standard deviation of the test accuracy, difference to all tricks."""
     rows = []
     for name, found in stored["accuracy"].items():
         reference = statistics.mean(found["top1"]["all tricks"])
         for label, values in found["top1"].items():
             mean, deviation = statistics.mean(values), statistics.stdev(values)
             apart = "–" if label == "all tricks" else f"{100 * (mean - reference):+.2f}"
-            rows.append((name, label, f"{100 * mean:.2f} ± {100 * deviation:.2f} %", apart))
+            rows.append((f"{name}, {label}", f"{100 * mean:.2f} ± {100 * deviation:.2f} %", apart))
     return rows
 
 
