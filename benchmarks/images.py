@@ -46,4 +46,5 @@ def make(recipe: Recipe) -> None:
 def read(recipe: Recipe, mapped: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """A recipe's images and labels, the images in memory or mapped from their file."""
     images_file, labels_file = files(recipe)
-    return np.load(images_file, mmap_mode="c" if mapped else None), np.load(labels_file)
+    pixels, labels = (np.lib.format.open_memmap(file, mode="c") for file in (images_file, labels_file))
+    return pixels if mapped else np.array(pixels), np.array(labels)
