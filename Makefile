@@ -15,7 +15,7 @@ export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 # Where this is set, torch is compiled anew at each start: 22 s instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint unit nbval book page-tests full bench soak audit lab serve lock clean help
+.PHONY: run test lint unit nbval book page-tests full bench bench-lock soak audit lab serve lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the commands
@@ -36,7 +36,7 @@ test: lint unit nbval book page-tests  ## lint, unit tests, notebooks compared, 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers tests notebooks
+	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers benchmarks tests notebooks
 
 unit: .venv/ready
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/test_book.py
@@ -53,7 +53,16 @@ page-tests: book
 full: .venv/ready  ## run in place and rewrite the committed outputs (BUDGET=full DATA=real NB=…)
 	@COURSE_BUDGET=$(or $(BUDGET),full) COURSE_DATA=$(or $(DATA),real) $(PY) -m helpers.notebooks store $(NB)
 
-bench: .venv/ready  ## speed of fit against the bare training step, as a table and JSON
+# The rivals see the packages of .venv behind their own, so that only what is missing there is installed.
+.venv-bench/ready: requirements-bench.lock .venv/ready
+	@echo "Setting up .venv-bench: TensorFlow, Keras and Lightning (once, about 1.5 GB)"
+	@$(PYTHON) -m venv .venv-bench
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/course.pth"
+	@.venv-bench/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-bench.lock
+	@touch $@
+
+bench: .venv/ready  ## speed against Keras, Lightning, the article's way and the bare step (ARGS="--help")
+	@$(MAKE) --no-print-directory .venv-bench/ready || echo "The rivals could not be set up: the race goes on without them."
 	$(PY) benchmarks/speed.py $(ARGS)
 
 soak: .venv/ready  ## kill training runs at random moments and compare what they end with (KILLS=100)
@@ -74,6 +83,9 @@ serve: book  ## the built book on localhost
 
 lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --output-file requirements.lock
+
+bench-lock:  ## the same for requirements-bench.lock, on top of requirements.lock (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra bench --constraint requirements.lock pyproject.toml --output-file requirements-bench.lock
 
 clean:  ## remove what was built, not the environment
 	rm -rf _build
