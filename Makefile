@@ -71,7 +71,7 @@ soak: .venv/ready  ## kill training runs at random moments and compare what they
 audit:  ## known weaknesses of the locked packages (needs the network)
 	$(PYTHON) -m venv _build/audit
 	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	@_build/audit/bin/pip-audit --strict --requirement requirements.lock --require-hashes --disable-pip || { echo "audit: not passed. A package in a table above has a known weakness; without a table, an error above says what could not be looked up at pypi.org."; exit 1; }
+	@_build/audit/bin/pip-audit --strict --requirement requirements.lock --require-hashes --disable-pip || { echo "audit: not passed. A package in a table above has a known weakness; without a table, an error above says what could not be looked up in the package index."; exit 1; }
 
 # This machine only, no look-up of news or new versions. JupyterLab makes a token for each start, and prints
 # the address with it; a token given by JUPYTER_TOKEN would not be printed.
