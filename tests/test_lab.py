@@ -1,7 +1,6 @@
 """A notebook as a reader runs it: in a real JupyterLab, started by `make lab`, in Chromium."""
 
 import html
-import json
 import os
 import re
 import shutil
@@ -77,7 +76,7 @@ def lab(tmp_path):
 def address(server, log):
     """The address, with its token, that JupyterLab would open in the reader's browser."""
     for _ in range(600):
-        for page in (log.parent / "run").glob("jpserver-*-open.html"):
+        for page in (log.parent / "run").glob("jpserver-file-to-run-*-open.html"):
             if found := re.search(r'href="(http://127\.0\.0\.1:[^"]*token=[^"]*)"', page.read_text("utf-8")):
                 return html.unescape(found[1])
         if server.poll() is not None:
@@ -93,14 +92,14 @@ def test_all_cells_of_a_notebook_run_in_jupyterlab(lab, tmp_path):
     clear_outputs(path)
     with chromium.browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(120_000)  # on a busy machine
         page.goto(lab)
-        page.wait_for_selector(".jp-NotebookPanel .jp-Notebook .jp-Cell", timeout=60_000)
-        page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status=idle]", timeout=60_000)
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells >> nth=0")
+        page.get_by_text(re.compile(r"^Python 3.*Idle$")).wait_for()  # the kernel is up
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         cells = code_cells(path)
-        for _ in range(240):
-            page.wait_for_timeout(500)
+        for _ in range(180):
+            page.wait_for_timeout(1000)
             page.keyboard.press("Control+s")
             cells = code_cells(path)
             if all(cell.execution_count for cell in cells):
@@ -120,7 +119,7 @@ def clear_outputs(path):
 
 def code_cells(path):
     """The code cells of the file as it was last saved."""
-    notebook = nbformat.reads(json.dumps(json.loads(path.read_text("utf-8"))), as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
