@@ -9,13 +9,14 @@ KILLS  ?= 100
 
 BIN    := .venv/bin
 PY     := $(BIN)/python
+PAGE_TESTS := tests/test_book.py tests/test_browser.py tests/test_lab.py tests/test_pdf.py
 BOOK   := $(BIN)/jupyter-book build . --toc book/_toc.yml --path-output . -nW --keep-going
 # A matplotlib cache in a place that can always be written, so that no first-run message reaches an output.
 export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 # Where this is set, torch is compiled anew at each start: 22 s instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint unit nbval book page-tests full bench bench-lock soak audit lab serve lock clean help
+.PHONY: run test lint unit nbval book page-tests full bench bench-lock soak audit lab pdf serve lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the commands
@@ -39,7 +40,7 @@ lint: .venv/ready
 	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers benchmarks tests notebooks
 
 unit: .venv/ready
-	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/test_book.py
+	$(PY) -m pytest -n 2 --dist worksteal $(addprefix --ignore ,$(PAGE_TESTS))
 
 nbval: .venv/ready
 	OMP_NUM_THREADS=1 COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadfile
@@ -48,7 +49,7 @@ book: .venv/ready  ## the book from the committed outputs, into _build/html
 	$(BOOK)
 
 page-tests: book
-	$(PY) -m pytest tests/test_book.py
+	$(PY) -m pytest -n 2 --dist worksteal $(PAGE_TESTS)
 
 full: .venv/ready  ## run in place and rewrite the committed outputs (BUDGET=full DATA=real NB=…)
 	@COURSE_BUDGET=$(or $(BUDGET),full) COURSE_DATA=$(or $(DATA),real) $(PY) -m helpers.notebooks store $(NB)
@@ -75,8 +76,11 @@ audit:  ## known weaknesses of the locked packages (needs the network)
 
 # This machine only, no look-up of news or new versions. JupyterLab makes a token for each start, and prints
 # the address with it; a token given by JUPYTER_TOKEN would not be printed.
-lab: .venv/ready  ## JupyterLab in notebooks/, on localhost with a token
-	$(BIN)/jupyter lab --notebook-dir=. --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= notebooks
+lab: .venv/ready  ## JupyterLab on localhost with a token, in notebooks/ or on one of them (NB=01_lenet5)
+	$(BIN)/jupyter lab --notebook-dir=. --ServerApp.ip=127.0.0.1 --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= notebooks$(if $(NB),/$(firstword $(NB)).ipynb)
+
+pdf: book  ## the whole book as one PDF, _build/classic-cnns.pdf (needs Chromium)
+	$(PY) book/pdf.py _build/html _build/classic-cnns.pdf
 
 serve: book  ## the built book on localhost
 	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
