@@ -140,8 +140,14 @@ def shown(label: str, result: dict[str, Any]) -> str:
     if "missing" in result:
         return result["missing"]
     unit, by = ("GFLOP/s", 1e9) if label == "matrix product" else ("images/s", 1)
-    low, high = min(result["runs"]) / by, max(result["runs"]) / by
-    return f"{result['median'] / by:,.0f} {unit} ({low:,.0f}–{high:,.0f})"
+    runs = result["runs"]
+    median, low, high = (number(speed / by) for speed in (result["median"], min(runs), max(runs)))
+    return f"{median} {unit} ({low}–{high})"
+
+
+def number(value: float) -> str:
+    """Three digits of a small number, all those before the point of a large one."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def run_accuracy(results: Results, options: argparse.Namespace) -> None:
@@ -185,7 +191,7 @@ def table_of(results: Results) -> str:
     rows = [("network", *parts.WAYS, "fit/article", "fit/keras", "fit/lightning", "fit/bare")]
     for network, found in results.values.get("compare", {}).items():
         ways = {way: found["ways"].get(way, {}) for way in parts.WAYS}
-        speeds = [f"{ways[way]['median']:,.0f}" if "median" in ways[way] else "–" for way in parts.WAYS]
+        speeds = [number(ways[way]["median"]) if "median" in ways[way] else "–" for way in parts.WAYS]
         others = [ratio(ways["fit"], ways[way]) for way in ("article", "keras", "lightning", "bare step")]
         rows.append((network, *speeds, *(f"{value:.2f}" if value else "–" for value in others)))
     return table(rows)

@@ -91,6 +91,13 @@ def test_speed_writes_every_run_and_their_medians(monkeypatch, tmp_path, capsys)
     assert found["ways"]["keras"] == found["ways"]["lightning"] == {"missing": "not here"}
     shown = capsys.readouterr().out
     assert f"{found['ways']['fit']['median']:,.0f}" in shown
+    assert "keras: not here" in shown
+
+
+def test_shown_keeps_three_digits_of_a_slow_network():
+    slow = {"median": 0.7432, "runs": [0.7, 0.7432, 12.34]}
+    assert speed.shown("fit", slow) == "0.743 images/s (0.7–12.3)"
+    assert speed.shown("matrix product", {"median": 134e9, "runs": [134e9]}) == "134 GFLOP/s (134–134)"
 
 
 def test_speed_resumes_after_the_last_result(monkeypatch, tmp_path):
