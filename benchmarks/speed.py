@@ -100,7 +100,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 def rival_version(package: str) -> str:
     """The version of a package in the rivals' environment, or "not installed"."""
     python = RIVALS / "bin" / "python"
-    names = [package, f"{package}-cpu"]
+    names = [package, f"{package}-cpu", f"{package}_cpu"]  # as wheels may spell it
     code = (
         f"import importlib.metadata as m; print(*[d.version for d in m.distributions() if d.name in {names}])"
     )

@@ -137,6 +137,20 @@ def test_speed_says_what_to_choose_from(monkeypatch, capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
+def test_rival_version_finds_the_package_however_its_name_is_spelled(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    site = tmp_path / "site"
+    for name in ("some_rival_cpu", "other_rival"):
+        info = site / f"{name}-1.5.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+    monkeypatch.setattr(speed, "RIVALS", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    assert speed.rival_version("some_rival") == speed.rival_version("other_rival") == "1.5"
+    assert speed.rival_version("no_rival") == "not installed"
+
+
 def test_store_keeps_the_results_of_other_devices(tmp_path):
     page = tmp_path / "performance.json"
     page.write_text('{"cuda": {"machine": 1}, "cpu": {"machine": 2}}')
