@@ -8,17 +8,23 @@ Solutions are unfolded and all tabs shown, since paper can't be clicked.
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+from html import escape
 from pathlib import Path
 from posixpath import normpath
 from urllib.parse import urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import NameObject, TextStringObject
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import chromium
 
+logging.getLogger("pypdf").setLevel(logging.ERROR)  # Chromium counts its objects wrongly; nothing is lost
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 NOT_PRINTED = "script, .headerlink, .onlyprint, .toggle-button, .definition, .prev-next-footer, .copybtn"
@@ -26,6 +32,7 @@ POINTERS = ("aria-labelledby", "aria-describedby", "for")  # attributes that nam
 FOOTER = """<div style="width: 100%; font: 8px sans-serif; color: #55606e; text-align: center">
 <span class="pageNumber"></span></div>"""
 CONTENTS = "contents"
+HEADING = re.compile(r"^h[1-6]$")
 
 
 def chapters(toc: Path = BOOK / "_toc.yml") -> list[str]:
@@ -81,16 +88,22 @@ def link(page: str, address: str, pages: list[str]) -> str:
 
 def contents(articles: dict[str, Tag], numbers: dict[str, int]) -> str:
     """The table of contents, with page numbers as far as they are known."""
-    rows = [
-        f'<li><a href="#{page}"><span>{title(tag)}</span><span>{numbers.get(title(tag), "")}</span></a></li>'
-        for page, tag in articles.items()
-    ]
+    rows = []
+    for page, tag in articles.items():
+        name = title(tag)
+        number = numbers.get(joined(name), "")
+        rows.append(f'<li><a href="#{page}"><span>{escape(name)}</span><span>{number}</span></a></li>')
     return f'<nav id="{CONTENTS}" class="bd-article chapter"><h1>Contents</h1><ol>{"".join(rows)}</ol></nav>'
 
 
 def title(found: Tag) -> str:
     """The heading of a page."""
     return " ".join(found.find("h1").get_text().split())
+
+
+def joined(text: str) -> str:
+    """A text without its spaces: Chromium's outline drops those at which a line of a heading breaks."""
+    return "".join(text.split())
 
 
 def document(html: Path, articles: dict[str, Tag], numbers: dict[str, int]) -> str:
@@ -114,27 +127,40 @@ def document(html: Path, articles: dict[str, Tag], numbers: dict[str, int]) -> s
 
 
 def page_numbers(pdf: Path) -> dict[str, int]:
-    """The number of the page on which each chapter begins, by its title, from the outline of a PDF."""
-    from pypdf import PdfReader
-
+    """The number of the page on which each chapter begins, by its title in the outline of a PDF."""
     reader = PdfReader(pdf)
     tops = [item for item in reader.outline if not isinstance(item, list)]
     return {item.title: reader.get_destination_page_number(item) + 1 for item in tops}
 
 
-def make(html: Path, pdf: Path) -> dict[str, int]:
-    """Print the built book into one PDF; return the page on which each chapter begins.
+def mend_outline(pdf: Path, headings: list[str]) -> None:
+    """Give the outline the headings with all their spaces."""
+    spaced = {joined(heading): heading for heading in headings}
+    writer = PdfWriter(clone_from=pdf)
+    waiting = [writer.root_object["/Outlines"]]
+    while waiting:
+        item = waiting.pop().get_object()
+        if "/Title" in item:
+            heading = spaced.get(joined(item["/Title"]), item["/Title"])
+            item[NameObject("/Title")] = TextStringObject(heading)
+        waiting += [item[name] for name in ("/First", "/Next") if name in item]
+    writer.write(pdf)
+
+
+def make(html: Path, pdf: Path, pages: list[str]) -> dict[str, int]:
+    """Print built pages into one PDF; return the page on which each chapter begins, the contents first.
 
     Args:
         html: folder of the built book.
         pdf: file to write.
+        pages: what to print, in order, as paths without suffix.
 
     Raises:
         FileNotFoundError: there is no Chromium.
-        ValueError: a page isn't built.
+        ValueError: a page isn't built, or the PDF lacks one.
     """
-    pages = chapters()
     articles = {page: article(html, page, pages) for page in pages}
+    headings = [" ".join(tag.get_text().split()) for each in articles.values() for tag in each(HEADING)]
     source = pdf.with_suffix(".html")
     with chromium.browser() as browser:
         tab = browser.new_context(offline=True).new_page()
@@ -153,19 +179,24 @@ def make(html: Path, pdf: Path) -> dict[str, int]:
                 outline=True,
                 tagged=True,
             )
-            numbers = page_numbers(pdf)
+            numbers = {joined(heading): number for heading, number in page_numbers(pdf).items()}
     source.unlink()
-    return numbers
+    mend_outline(pdf, headings)
+    found = page_numbers(pdf)
+    expected = ["Contents", *map(title, articles.values())]
+    if list(found) != expected:
+        raise ValueError(f"{pdf} is not whole: its outline has {list(found)}, the book {expected}")
+    return found
 
 
 def main(arguments: list[str]) -> None:
     """`python book/pdf.py HTML PDF`."""
     html, pdf = map(Path, arguments)
     try:
-        numbers = make(html, pdf)
+        numbers = make(html, pdf, chapters())
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
-    print(f"{pdf}: {len(numbers)} parts, {pdf.stat().st_size / 1e6:.1f} MB")
+    print(f"{pdf}: {len(numbers) - 1} chapters, {pdf.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
