@@ -96,7 +96,8 @@ def started(tmp_path, monkeypatch):
 
     def start(target, pattern, *more):
         variables = {"$(BIN)": str(Path(sys.executable).parent), "$(PY)": sys.executable, "$(PORT)": "0"}
-        command = shlex.split(recipe(target))
+        without_notebook = re.sub(r"\$\(if \$\(NB\).*\)", "", recipe(target))  # empty without NB=…
+        command = shlex.split(without_notebook)
         for name, value in variables.items():
             command = [word.replace(name, value) for word in command]
         output = tmp_path / "output"
