@@ -86,10 +86,17 @@ def visit(page, name, width=DESKTOP, scheme="light"):
     page.goto((HTML / name).as_uri())
 
 
+STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
+
+
 def violations(page, **options):
-    """What axe-core objects to, one line for each kind of element."""
+    """What axe-core objects to, one line for each kind of element; colours don't fade while it looks."""
+    page.add_style_tag(content=STILL)
     options |= {"preload": False, "resultTypes": ["violations"]}  # from disk, style sheets can't be preloaded
     found = axe_playwright.Axe().run(page, options=options).response["violations"]
+    if found:  # the theme's script may just have changed the mode: a real fault is still there
+        page.wait_for_timeout(1000)
+        found = axe_playwright.Axe().run(page, options=options).response["violations"]
     return [f"{rule['id']}: {node['html'][:150]}" for rule in found for node in rule["nodes"]]
 
 
