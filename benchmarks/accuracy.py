@@ -25,13 +25,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def has_bf16() -> bool:
-    """Whether the device computes in bf16; on other processors bf16 is emulated, and slow."""
-    if runtime.device().type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return runtime.device().type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def batches(train: data.ImageSet, seed: int, loader: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Inputs and labels of one pass: the same images in the same order, whichever way they come."""
     device, task = train.images.device, Task(recipes.recipe(LENET), {})
@@ -76,7 +69,7 @@ def train_once(
 
 def unchanged(splits: data.Splits, passes: int) -> dict[str, Any]:
     """Test accuracies by variant, one for each seed, and on what."""
-    variants = VARIANTS | ({"bf16": {"bf16": True}} if has_bf16() else {})
+    variants = VARIANTS | ({"bf16": {"bf16": True}} if runtime.has_bf16() else {})
     found = {
         label: [train_once(splits, seed, passes, **how) for seed in SEEDS] for label, how in variants.items()
     }

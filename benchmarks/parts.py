@@ -43,19 +43,22 @@ def task(way: str, network: str, settings: dict[str, Any] | None = None, **chang
     return {"way": way, "network": network, "settings": settings or {}, "changes": changes}
 
 
-def matrix_product(accelerator: bool) -> Task:
-    """The measure of what the device can do: float32 on a processor, bf16 on an accelerator."""
-    settings = {"size": 8192, "dtype": "bfloat16"} if accelerator else {"size": 1024, "dtype": "float32"}
-    return task("matrix product", "MLP", settings)
+def matrix_product(accelerator: bool, bf16: bool) -> Task:
+    """The measure of what the device can do: bf16 on an accelerator, on a processor as the network has it."""
+    dtype = "bfloat16" if accelerator or bf16 else "float32"
+    return task("matrix product", "MLP", {"size": 8192 if accelerator else 1024, "dtype": dtype})
 
 
-def compare(networks: list[str], rivals: list[str], accelerator: bool) -> Iterator[Race]:
+def compare(
+    networks: list[str], rivals: list[str], accelerator: bool, has_bf16: bool = False
+) -> Iterator[Race]:
     """Every network in every way; Keras is left out on an accelerator, where its package here has no part."""
     rivals = [rival for rival in rivals if not (accelerator and rival == "keras")]
     for network in networks:
         ways = [way for way in WAYS if way not in RIVALS or way in rivals]
         tasks = {way: task(way, network) for way in ways}
-        yield Race(("compare", network), tasks | {"matrix product": matrix_product(accelerator)})
+        product = matrix_product(accelerator, has_bf16 and recipes.recipe(network).bf16)
+        yield Race(("compare", network), tasks | {"matrix product": product})
 
 
 def growth() -> Iterator[Race]:

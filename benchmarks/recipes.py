@@ -32,6 +32,7 @@ class Recipe:
         border: pixels added around each image.
         loss: `cross_entropy`, `nll_loss` (the network ends in log-softmax), or a function of the notebook.
         target: the article's test accuracy on MNIST (0 to 1), where it is to be had in minutes.
+        bf16: whether the notebook trains it with `bf16=True`.
     """
 
     notebook: str
@@ -46,6 +47,7 @@ class Recipe:
     border: int = 0
     loss: str = "cross_entropy"
     target: float | None = None
+    bf16: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -86,7 +88,7 @@ RECIPES = {
         scaling=("scale", -1, 1),
         target=0.98,
     ),
-    "TF guide CNN": Recipe("03_tf_guide_cnn", "GuideNet"),
+    "TF guide CNN": Recipe("03_tf_guide_cnn", "GuideNet", bf16=True),
     "PyTorch CNN": Recipe(
         "04_pytorch_cnn",
         "ConvNet",
@@ -102,6 +104,7 @@ RECIPES = {
         size=224,
         count=256,
         batch=32,
+        bf16=True,
         optimizer=PAPER_SGD,
         scaling=PICTURE_SCALING,
     ),
@@ -113,6 +116,7 @@ RECIPES = {
         size=224,
         count=256,
         batch=4,
+        bf16=True,
         optimizer=SGD | {"weight_decay": 5e-4, "lr": 0.001},
         scaling=PICTURE_SCALING,
     ),

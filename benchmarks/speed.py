@@ -132,7 +132,10 @@ def run_races(races: Iterable[parts.Race], results: Results, options: argparse.N
             print(f"    {label}: {shown(label, result)}", flush=True)
         first = next(iter(race.tasks.values()))
         size = size_of(first["network"], **first["changes"])
-        results.add(race.place, {"network": first["network"], **size, "ways": found})
+        short = options.has_bf16 and recipes.recipe(first["network"]).bf16
+        precision = "bfloat16" if short else "float32"
+        about = {"network": first["network"], **size, "precision": precision}
+        results.add(race.place, about | {"ways": found})
 
 
 def shown(label: str, result: dict[str, Any]) -> str:
@@ -245,12 +248,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything asks for a GPU, here and in the workers
-    import accuracy
     from race import race
 
     from helpers import runtime
 
-    options.has_bf16, options.race = accuracy.has_bf16(), race
+    options.has_bf16, options.race = runtime.has_bf16(), race
     LOG.unlink(missing_ok=True)
     try:
         results = Results(options.out, machine(options), options.resume)
@@ -260,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     accelerator = runtime.device().type != "cpu"
     every = {
         "compare": lambda: run_races(
-            parts.compare(options.networks, options.rivals, accelerator), results, options
+            parts.compare(options.networks, options.rivals, accelerator, options.has_bf16), results, options
         ),
         "growth": lambda: run_races(parts.growth(), results, options),
         "tricks": lambda: run_races(parts.tricks(options.has_bf16), results, options),

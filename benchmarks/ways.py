@@ -79,6 +79,7 @@ def fit(task: Task) -> Run:
         "batch_size": task.recipe.batch,
         "transform": task.transform(),
         "loss_fn": task.loss(),
+        "bf16": task.recipe.bf16,
         "progress": False,
     }
 
@@ -90,8 +91,9 @@ def fit(task: Task) -> Run:
 
 
 def bare_step(task: Task) -> Run:
-    """Forward, backward and update on one fixed batch: no data, no record."""
+    """Forward, backward and update on one fixed batch: no data, no record. Precision as in `fit`."""
     runtime.keep_freed_memory()
+    bf16 = task.recipe.bf16 and runtime.has_bf16()
     loss_fn, batch = task.loss(), task.recipe.batch
     model = task.model().train().to(memory_format=torch.channels_last)
     optimizer, data = task.optimizer(model), task.images(mapped=True)
@@ -104,7 +106,9 @@ def bare_step(task: Task) -> Run:
         start = time.perf_counter()
         for _ in range(steps):
             optimizer.zero_grad()
-            loss_fn(model(inputs), labels).backward()
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+                logits = model(inputs)
+            loss_fn(logits.float(), labels).backward()
             optimizer.step()
         synchronize()
         return Timing(time.perf_counter() - start, steps * batch)

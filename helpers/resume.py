@@ -140,6 +140,7 @@ def _settings(run: Any) -> dict[str, str]:
         "loss function": _called(run.loss_fn),
         "seed": str(run.seed),
         "shuffle": str(run.shuffle),
+        "precision": "bfloat16" if run.bf16 else "float32",
     }
 
 

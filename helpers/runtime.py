@@ -56,6 +56,18 @@ def device_reason() -> str:
     return f"CPU, {torch.get_num_threads()} threads (no CUDA or MPS device found)"
 
 
+def has_bf16(on: torch.device | None = None) -> bool:
+    """Whether a device has instructions for bfloat16; where it is only imitated, it is slower than float32.
+
+    Args:
+        on: the device; by default the one that everything runs on.
+    """
+    kind = (on or device()).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def budget_name() -> str:
     """The budget in force: `COURSE_BUDGET`, or `full` on an accelerator and `cpu` without one.
 

@@ -132,6 +132,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     checkpoint: Path | str | None = None,
     checkpoint_every: int = 1000,
+    bf16: bool = False,
     progress: bool = True,
     label: str = "training",
 ) -> History:
@@ -169,6 +170,8 @@ def fit(
             validation data, schedule or anything else in it differs, the functions' code too; hooks that
             can't be saved are not compared.
         checkpoint_every: steps between saves; the end of the run is always saved.
+        bf16: compute convolutions and matrix products in bfloat16 where the device has instructions for it
+            (`runtime.has_bf16`); elsewhere in float32. Weights, loss, update and validation stay float32.
         progress: show one progress line.
         label: what the progress line calls this run.
 
@@ -187,6 +190,7 @@ def fit(
     if val_transform is None:
         val_transform = transform
     run = _Run(model, train.to(device_of(model)), optimizer, batch_size, transform, loss_fn, scheduler, total)
+    run.bf16 = bf16 and runtime.has_bf16(run.device)
     run.order_by(seed, shuffle)
     run.validate_on(val, val_transform, val_batch_size)
     saves = Saves(run, checkpoint, hooks)
@@ -252,6 +256,7 @@ class _Run:
         self.uncounted: list[tuple[torch.Tensor, torch.Tensor]] = []  # logits and labels of the last steps
         self.gradients = torch.zeros(total, device=self.device)  # finite where all of a step's gradients are
         self.broken, self.one = torch.zeros(()), torch.ones(())  # of that check on a CPU
+        self.bf16 = False
         self.val: list[dict[str, float]] = []
         self.images, self.seconds, self.checked = 0, 0.0, 0
         self.clock = time.perf_counter()
@@ -296,7 +301,9 @@ class _Run:
         images = self.transform(self.train.images.index_select(0, chosen))
         labels = self.train.labels.index_select(0, chosen)
         images = images.contiguous(memory_format=torch.channels_last)
-        logits = self.model(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(images)
+        logits = logits.float()
         loss = self.loss_fn(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()

@@ -86,7 +86,7 @@ def test_ratio_rows_pair_the_rounds():
 
 def test_cost_rows_count_six_operations_a_mac():
     # 300 images/s × 6 × 1e6 = 1.8 GFLOP/s of the product's 4
-    assert numbers.cost_rows(SMALL) == [("Net", "10", "30.0", "2", "45 %")]
+    assert numbers.cost_rows(SMALL) == [("Net", "float32", "10", "30.0", "2", "45 %")]
 
 
 def test_memory_rows_show_what_each_way_held():

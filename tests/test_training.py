@@ -85,6 +85,87 @@ def same(first, second):
 # ---------------------------------------------------------------- the loop
 
 
+def with_bf16(monkeypatch, there=True):
+    """Whatever the processor, say that it has instructions for bfloat16, or that it has none."""
+    monkeypatch.setattr("helpers.runtime.has_bf16", lambda on=None: there)
+
+
+def test_fit_in_bf16_equals_autocast_written_by_hand(monkeypatch):
+    with_bf16(monkeypatch)
+    by_hand, data = network(), image_set()
+    by_hand.to(memory_format=torch.channels_last).train()
+    optimizer, losses = momentum(by_hand), []
+    torch.manual_seed(1)
+    for step in range(5):
+        chosen = slice(step * BATCH, (step + 1) * BATCH)
+        inputs = scale()(data.images[chosen]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = by_hand(inputs)
+        assert logits.dtype == torch.bfloat16
+        loss = F.cross_entropy(logits.float(), data.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model, seen = network(), []
+    torch.manual_seed(1)
+    history = train(model, shuffle=False, steps=5, bf16=True, hooks=[(1, seen.append)])
+    assert history.loss == losses
+    assert same(model.state_dict(), by_hand.state_dict())
+    assert {state.logits.dtype for state in seen} == {state.loss.dtype for state in seen} == {torch.float32}
+    assert (
+        {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    )
+
+
+def test_fit_in_bf16_differs_from_float32_by_little(monkeypatch):
+    with_bf16(monkeypatch)
+    losses = []
+    for bf16 in (False, True):
+        torch.manual_seed(1)
+        losses.append(train(network(dropout=0.0), bf16=bf16, epochs=2).loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_fit_takes_float32_where_the_device_has_no_bf16(monkeypatch):
+    with_bf16(monkeypatch, there=False)
+    losses = []
+    for bf16 in (False, True):
+        torch.manual_seed(1)
+        losses.append(train(network(), bf16=bf16).loss)
+    assert losses[0] == losses[1]
+
+
+def test_fit_validates_in_float32(monkeypatch):
+    with_bf16(monkeypatch)
+    model, val = network(), image_set(seed=1)
+    history = train(model, steps=5, bf16=True, val=val)
+    assert history.val[-1]["loss"] == evaluate(model, val, transform=scale()).loss
+
+
+def test_fit_refuses_a_checkpoint_of_another_precision(monkeypatch, tmp_path):
+    with_bf16(monkeypatch)
+    path = tmp_path / "run.pt"
+    train(steps=5, bf16=True, checkpoint=path)
+    with pytest.raises(ValueError, match="precision"):
+        train(steps=5, checkpoint=path)
+
+
+def test_fit_in_bf16_goes_on_bit_for_bit_after_an_interruption(monkeypatch, tmp_path):
+    with_bf16(monkeypatch)
+    histories = []
+    for cut in (False, True):
+        path = tmp_path / f"{cut}.pt"
+        for hooks in [[raise_at(7)], []] if cut else [[]]:
+            model = network()
+            torch.manual_seed(1)
+            with contextlib.suppress(KeyboardInterrupt):
+                history = train(model, bf16=True, checkpoint=path, checkpoint_every=3, hooks=hooks)
+        histories.append((history.loss, model.state_dict()))
+    assert same(*histories)
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_fit_equals_a_loop_written_by_hand(shuffle):
     seen = []

@@ -117,7 +117,7 @@ Part.parts = {
     ],
     "speed-costs": lambda s, _: [
         table(
-            ("network", "batch", "steps a second", "GFLOP/s", "of a matrix product"),
+            ("network", "products in", "batch", "steps a second", "GFLOP/s", "of a matrix product"),
             numbers.cost_rows(s),
         )
     ],

@@ -96,7 +96,7 @@ def ratio_rows(stored: Results) -> list[Row]:
 
 
 def cost_rows(stored: Results) -> list[Row]:
-    """Network, batch, `fit`'s steps a second, its GFLOP/s and their share of the matrix product's."""
+    """Network, precision, batch, `fit`'s steps a second, GFLOP/s and their share of the matrix product's."""
     rows = []
     for network, found in stored["compare"].items():
         fit, best = found["ways"]["fit"], found["ways"]["matrix product"]["median"]
@@ -104,6 +104,7 @@ def cost_rows(stored: Results) -> list[Row]:
         rows.append(
             (
                 network,
+                found["precision"],
                 f"{found['batch']:,}",
                 f"{fit['median'] / found['batch']:,.{places(fit['median'] / found['batch'])}f}",
                 f"{reached / 1e9:,.0f}",
