@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 import sys
 import time
 from types import TracebackType
@@ -9,12 +11,15 @@ from types import TracebackType
 from IPython import get_ipython
 from IPython.display import display
 
+MOST_POINTS = 400  # of the curve; then every second one is dropped, and of those that come
+
 
 class ProgressLine:
     """A line such as `training: step 1,200 of 50,000 · loss 0.4112 · 15,300 images/s · 5 min 20 s left`.
 
-    In a notebook the line is one output that is replaced in place, so that the stored page holds its last
-    state alone; in a terminal it is rewritten on stderr; elsewhere (a pipe, a log) only its end is printed.
+    In a notebook the line is one output that is replaced in place, with the curve of the measure below it
+    while the run goes on; the stored page holds the last state alone. In a terminal it is
+    rewritten on stderr; elsewhere (a pipe, a log) only its end is printed.
     Use it as a context manager: an error or an interrupt leaves a line that says how far the run got.
     """
 
@@ -33,6 +38,8 @@ class ProgressLine:
         self.step = 0
         self.in_notebook = get_ipython() is not None and hasattr(get_ipython(), "kernel")
         self.handle = None
+        self.points: list[tuple[int, float]] = []  # of the curve: step, value
+        self.values, self.stride = 0, 1  # how many values came, every how many-th is drawn
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -45,14 +52,22 @@ class ProgressLine:
         """Whether enough time has passed for another update."""
         return self.enabled and time.perf_counter() - self.shown >= self.seconds_between
 
-    def update(self, step: int, images: int, measure: str) -> None:
+    def update(self, step: int, images: int, measure: str, value: float | None = None) -> None:
         """Show the state of the run.
 
         Args:
             step: steps done.
             images: training images processed.
             measure: the value to watch, such as `loss 0.41`.
+            value: the same as a number, for the curve.
         """
+        if value is not None and math.isfinite(value):
+            if self.values % self.stride == 0:
+                self.points.append((step, value))
+            self.values += 1
+            if len(self.points) > MOST_POINTS:
+                del self.points[1::2]
+                self.stride *= 2
         now = time.perf_counter()
         self.step, self.shown = step, now
         if self.first is None:
@@ -75,6 +90,8 @@ class ProgressLine:
     def _show(self, text: str, last: bool = False) -> None:
         if self.in_notebook:
             content = {"text/plain": text}
+            if len(self.points) > 1 and not last:
+                content["text/html"] = f"<pre>{html.escape(text)}</pre>{curve(self.points, self.total)}"
             if self.handle is None:
                 self.handle = display(content, raw=True, display_id=True)
             else:
@@ -83,6 +100,21 @@ class ProgressLine:
             print(f"\r\033[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
         elif last:
             print(text)
+
+
+def curve(points: list[tuple[int, float]], total: int) -> str:
+    """A small line plot as SVG: values from the lowest to the highest, steps from 0 to `total`.
+
+    Args:
+        points: (step, value), two or more; values finite.
+        total: the last step of the run.
+    """
+    low, high = (pick(value for _, value in points) for pick in (min, max))
+    height = (high - low) or 1.0
+    places = " ".join(f"{240 * s / total:.1f},{2 + 56 * (high - v) / height:.1f}" for s, v in points)
+    line = f'<polyline points="{places}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+    name = f"from {points[0][1]:.3g} to {points[-1][1]:.3g}"
+    return f'<svg width="240" height="60" viewBox="0 0 240 60" role="img" aria-label="{name}">{line}</svg>'
 
 
 def duration(seconds: float) -> str:

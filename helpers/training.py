@@ -211,7 +211,8 @@ def fit(
             if save or step == total:
                 run.check_weights(step)
             if line.due():
-                line.update(step, run.images, f"loss {state.loss.item():.4f}")
+                loss = state.loss.item()
+                line.update(step, run.images, f"loss {loss:.4f}", loss)
             if val is not None and (step % run.per_epoch == 0 or step == total):
                 with run.untimed():
                     run.validate(state)

@@ -1,10 +1,15 @@
 import io
+import itertools
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from helpers import progress
+from helpers.data import ImageSet
 from helpers.progress import ProgressLine, duration
+from helpers.training import fit
 
 
 @pytest.fixture
@@ -95,6 +100,58 @@ def test_finish_replaces_the_one_output_of_a_notebook_cell(shown):
         line.update(5, 50, "loss 1")
         line.finish("3 s")
     assert shown == [{"text/plain": "training: 3 s"}]
+
+
+def polyline(content):
+    """The points of the curve in a notebook's output, as pairs of numbers."""
+    (line,) = ElementTree.fromstring(f"<div>{content['text/html']}</div>").iter("polyline")
+    return [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
+
+
+def test_update_draws_the_curve_of_the_values_in_a_notebook(shown):
+    line = ProgressLine("seed 0 <b>", 1_000)
+    for step, loss in ((100, 2.0), (200, 1.0), (400, 0.0), (500, float("nan"))):
+        line.update(step, 100 * step, f"loss {loss}", loss)
+    assert polyline(shown[0]) == [(24, 2), (48, 30), (96, 58)]  # high values on top, steps of 1,000 on 240
+    assert "seed 0 &lt;b&gt;: step 500" in shown[0]["text/html"]
+    assert 'aria-label="from 2 to 0"' in shown[0]["text/html"]
+
+
+def test_finish_takes_the_curve_away(shown):
+    with ProgressLine("training", 10) as line:
+        line.update(1, 10, "loss 2", 2.0)
+        assert "text/html" not in shown[0], "one point is no curve"
+        line.update(2, 20, "loss 1", 1.0)
+        assert "text/html" in shown[0]
+        line.finish("3 s")
+    assert shown == [{"text/plain": "training: 3 s"}]
+
+
+def test_update_keeps_a_long_curve_short(shown):
+    line = ProgressLine("training", 10_000)
+    for step in range(1, 10_001):
+        line.update(step, step, "loss", 1.0)
+    points = polyline(shown[0])
+    assert progress.MOST_POINTS / 2 < len(points) <= progress.MOST_POINTS
+    assert points[-1] == pytest.approx((240, 2), abs=1.5)
+    gaps = {round(b - a, 1) for (a, _), (b, _) in itertools.pairwise(points)}
+    assert max(gaps) - min(gaps) < 0.2, "evenly spread"
+
+
+def test_fit_draws_its_loss(shown, monkeypatch):
+    monkeypatch.setattr(ProgressLine, "due", lambda self: True)
+    drawn = []
+    update = ProgressLine.update
+    monkeypatch.setattr(
+        ProgressLine, "update", lambda self, *a: (update(self, *a), drawn.append(shown[0]))[0]
+    )
+    images = torch.zeros(8, 1, 2, 2, dtype=torch.uint8)
+    data = ImageSet(images, torch.zeros(8, dtype=torch.int64), ("a", "b"), "blank")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = fit(model, data, optimizer=optimizer, batch_size=4, steps=5, transform=lambda x: x.float())
+    assert len(polyline(drawn[-1])) == history.steps == 5
+    assert shown[0].keys() == {"text/plain"}
 
 
 def test_update_rewrites_one_line_of_a_terminal(terminal, capsys):
