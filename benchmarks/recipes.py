@@ -116,7 +116,6 @@ RECIPES = {
         size=224,
         count=256,
         batch=4,
-        bf16=True,
         optimizer=SGD | {"weight_decay": 5e-4, "lr": 0.001},
         scaling=PICTURE_SCALING,
     ),

@@ -104,7 +104,7 @@ def cost_rows(stored: Results) -> list[Row]:
         rows.append(
             (
                 network,
-                found["precision"],
+                found.get("precision", "float32"),
                 f"{found['batch']:,}",
                 f"{fit['median'] / found['batch']:,.{places(fit['median'] / found['batch'])}f}",
                 f"{reached / 1e9:,.0f}",
