@@ -377,7 +377,7 @@ def test_batches_are_the_same_whichever_way_they_come():
 
 def test_unchanged_tells_each_variant_and_seed(monkeypatch):
     monkeypatch.setattr(accuracy, "SEEDS", (0, 1))
-    monkeypatch.setattr(accuracy, "has_bf16", lambda: True)
+    monkeypatch.setattr(accuracy.runtime, "has_bf16", lambda: True)
     asked = []
     monkeypatch.setattr(accuracy, "train_once", lambda *a, **how: asked.append((a[1:], how)) or 0.5)
     found = accuracy.unchanged(data.digits(), 4)
