@@ -65,7 +65,11 @@ def has_bf16(on: torch.device | None = None) -> bool:
     kind = (on or device()).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if kind != "cpu":
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):  # there oneDNN's answer is yes for any AVX-512
+        return torch.cpu._is_avx512_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def budget_name() -> str:

@@ -304,7 +304,8 @@ class _Run:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.model(images)
-        logits = logits.float()
+        if self.bf16:
+            logits = logits.float()
         loss = self.loss_fn(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()

@@ -43,6 +43,26 @@ def test_device_prefers_cuda_then_mps_and_says_why(accelerator, found, expected,
     assert reason in runtime.device_reason()
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor's flags are read from Linux")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flag's name is that of x86")
+def test_has_bf16_agrees_with_the_flags_of_the_processor(accelerator):
+    accelerator()
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert runtime.has_bf16() == ("avx512_bf16" in flags)
+    assert runtime.has_bf16(torch.device("cpu")) == ("avx512_bf16" in flags)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_has_bf16_asks_a_gpu_for_its_own(accelerator, monkeypatch, there):
+    asked = []
+    answer = lambda including_emulation: asked.append(including_emulation) or there  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
+    accelerator(cuda=True)
+    assert runtime.has_bf16() is there
+    assert asked == [False]
+    assert runtime.has_bf16(torch.device("mps")) is False
+
+
 @pytest.mark.parametrize(
     ("found", "expected"), [({}, "cpu"), ({"mps": True}, "full"), ({"cuda": True}, "full")]
 )

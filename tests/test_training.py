@@ -137,6 +137,15 @@ def test_fit_takes_float32_where_the_device_has_no_bf16(monkeypatch):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_fit_leaves_a_network_of_double_precision_at_that(monkeypatch, bf16):
+    with_bf16(monkeypatch, there=False)
+    seen = []
+    how = {"transform": lambda batch: batch.double() / 255, "hooks": [(1, seen.append)], "steps": 2}
+    train(network().double(), bf16=bf16, **how)
+    assert {state.logits.dtype for state in seen} == {torch.float64}
+
+
 def test_fit_validates_in_float32(monkeypatch):
     with_bf16(monkeypatch)
     model, val = network(), image_set(seed=1)
