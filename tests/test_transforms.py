@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from helpers import transforms
 from helpers.transforms import (
     center_crop,
     compose,
@@ -173,12 +174,27 @@ def test_random_crop_of_the_whole_image_changes_nothing():
     assert torch.equal(random_crop(8)(images), images)
 
 
-def test_random_crop_keeps_uint8_and_leaves_channels_last():
-    for images in (noise(6), scale()(noise(6))):
-        crops = random_crop(5)(images)
-        assert crops.dtype == images.dtype
-        assert crops.shape == (6, 3, 5, 5)
-        assert crops.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("images", [noise(6), scale()(noise(6))], ids=["uint8", "float"])
+def test_random_crop_keeps_the_type(images):
+    crops = random_crop(5)(images)
+    assert crops.dtype == images.dtype
+    assert crops.shape == (6, 3, 5, 5)
+    assert random_flip()(random_crop(5)(images[:0])).shape == (0, 3, 5, 5)
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_cut_and_mirror_give_what_torchvision_gives_by_either_way(one_by_one):
+    """The way of accelerators is tried on a CPU too."""
+    images, generator = noise(50), torch.Generator().manual_seed(0)
+    top, left = (torch.randint(room, (50, 1), generator=generator) for room in (5, 3))
+    turned = torch.rand(50, 1, 1, 1, generator=generator) < 0.5
+    cut = transforms._cut(images, top, left, 5, one_by_one=one_by_one)
+    mirrored = transforms._mirror(images, turned, one_by_one=one_by_one)
+    for place, image in enumerate(images):
+        corner = top[place].item(), left[place].item()
+        assert torch.equal(cut[place], v2.functional.crop(image, *corner, 5, 5))
+        expected = v2.functional.horizontal_flip(image) if turned[place] else image
+        assert torch.equal(mirrored[place], expected)
 
 
 def test_random_flip_mirrors_about_half_of_the_images_each_for_itself():
