@@ -20,6 +20,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 RIVALS = PROJECT / ".venv-bench"
 LOG = PROJECT / "_build" / "bench" / "workers.log"
+MIN_STEPS = 5  # of a timing: the first step after the others' turns is slower
 IN_RIVALS = ("keras", "lightning")  # ways that need the extra `bench`
 Task = dict[str, Any]
 
@@ -79,13 +80,13 @@ class Worker:
         return answer["seconds"], answer["images"]
 
     def warm_up(self, seconds: float) -> int:
-        """Run until the speed is known; the number of steps that take so many seconds."""
+        """Run until the speed is known; the number of steps that take so many seconds, or MIN_STEPS."""
         self.run(1)
         steps, taken = 1, self.run(1)[0]
         while taken < seconds / 4:
             steps *= min(8, max(2, math.ceil(seconds / 3 / max(taken, 1e-6))))
             taken = self.run(steps)[0]
-        return max(1, round(steps * seconds / taken))
+        return max(MIN_STEPS, round(steps * seconds / taken))
 
     def stop(self) -> None:
         """End the process."""

@@ -33,6 +33,7 @@ class Recipe:
         loss: `cross_entropy`, `nll_loss` (the network ends in log-softmax), or a function of the notebook.
         target: the article's test accuracy on MNIST (0 to 1), where it is to be had in minutes.
         bf16: whether the notebook trains it with `bf16=True`.
+        fused: whether the notebook's optimizer is fused; in `fit` and the bare step it is then, too.
     """
 
     notebook: str
@@ -48,6 +49,7 @@ class Recipe:
     loss: str = "cross_entropy"
     target: float | None = None
     bf16: bool = False
+    fused: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -76,6 +78,7 @@ RECIPES = {
         "01_lenet5",
         "PaperLeNet5",
         optimizer={"kind": "Adam", "lr": 0.01},
+        fused=True,
         scaling=("scale", -0.1, 1.175),
         border=2,
         loss="map_loss",
@@ -85,6 +88,7 @@ RECIPES = {
         "KerasLeNet5",
         batch=128,
         optimizer={"kind": "Adam", "lr": 0.001, "eps": 1e-7},
+        fused=True,
         scaling=("scale", -1, 1),
         target=0.98,
     ),
@@ -106,6 +110,7 @@ RECIPES = {
         batch=32,
         bf16=True,
         optimizer=PAPER_SGD,
+        fused=True,
         scaling=PICTURE_SCALING,
     ),
     "VGG16": Recipe(
@@ -116,7 +121,9 @@ RECIPES = {
         size=224,
         count=256,
         batch=4,
-        optimizer=SGD | {"weight_decay": 5e-4, "lr": 0.001},
+        bf16=True,
+        optimizer=PAPER_SGD | {"lr": 0.001},
+        fused=True,
         scaling=PICTURE_SCALING,
     ),
 }

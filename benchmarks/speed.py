@@ -201,9 +201,15 @@ def table_of(results: Results) -> str:
 
 
 def store(results: Results, page: Path = PAGE) -> None:
-    """Put the results into the file behind the page, beside those of other kinds of device."""
+    """Put the results into the file behind the page, beside those of other kinds of device.
+
+    The networks are put in the course's order, which resumed runs may have left.
+    """
     kept = json.loads(page.read_text("utf-8")) if page.exists() else {}
-    kept[results.values["machine"]["kind"]] = results.values
+    values = dict(results.values)
+    if compared := values.get("compare"):
+        values["compare"] = {name: compared[name] for name in recipes.RECIPES if name in compared}
+    kept[values["machine"]["kind"]] = values
     page.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -75,7 +75,7 @@ def fit(task: Task) -> Run:
     if not task.settings.get("mapped"):
         images = images.to(runtime.device())
     how = {
-        "optimizer": task.optimizer(model),
+        "optimizer": task.optimizer(model, fused=task.recipe.fused),
         "batch_size": task.recipe.batch,
         "transform": task.transform(),
         "loss_fn": task.loss(),
@@ -96,7 +96,7 @@ def bare_step(task: Task) -> Run:
     bf16 = task.recipe.bf16 and runtime.has_bf16()
     loss_fn, batch = task.loss(), task.recipe.batch
     model = task.model().train().to(memory_format=torch.channels_last)
-    optimizer, data = task.optimizer(model), task.images(mapped=True)
+    optimizer, data = task.optimizer(model, fused=task.recipe.fused), task.images(mapped=True)
     inputs = task.transform()(data.images[:batch]).to(runtime.device())
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     labels = data.labels[:batch].to(runtime.device())

@@ -161,6 +161,15 @@ def test_store_keeps_the_results_of_other_devices(tmp_path):
     assert json.loads(page.read_text()) == expected
 
 
+def test_store_puts_the_networks_in_the_courses_order(tmp_path):
+    results = speed.Results(tmp_path / "speed.json", {"kind": "cpu"}, resume=False)
+    for network in ("VGG16", "MLP", "AlexNet"):
+        results.add(("compare", network), {"ways": {}})
+    speed.store(results, tmp_path / "performance.json")
+    stored = json.loads((tmp_path / "performance.json").read_text())
+    assert list(stored["cpu"]["compare"]) == ["MLP", "AlexNet", "VGG16"]
+
+
 # ---- the race ------------------------------------------------------------------------------------------
 
 
@@ -230,7 +239,7 @@ def test_race_refuses_networks_of_different_size(calls, monkeypatch):
 def test_warm_up_finds_the_steps_of_a_run(speed_of):
     mine = race.Worker.__new__(race.Worker)
     mine.run = lambda steps: (steps * speed_of, steps)
-    assert mine.warm_up(2.0) == max(1, round(2.0 / speed_of))
+    assert mine.warm_up(2.0) == max(5, round(2.0 / speed_of))
 
 
 def test_worker_trains_in_a_process_of_its_own(folder, monkeypatch):

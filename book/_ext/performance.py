@@ -9,7 +9,7 @@ Tables and plots, each a directive with the device's kind, `cpu` or `cuda`:
 - ``{speed-tricks}`` with the network after the kind: gains, cumulative, as a plot and a table;
   ``{speed-extras}``: what else was tried.
 - ``{speed-accuracy}``, ``{speed-time}``: tables. ``{speed-if-measured}``: the comparison on a device that may
-  not have been measured yet.
+  not have been measured yet. Option `name` of all: to refer to the table.
 
 Roles: ``{speed}`cpu machine device` `` pastes a value by its place in the file; ``{gain}`cpu NETWORK | fit |
 keras` `` a ratio, such as 1.3×; ``{trick}`cpu NETWORK | LABEL` `` what a trick multiplied the speed by.
@@ -18,12 +18,14 @@ keras` `` a ratio, such as 1.3×; ``{trick}`cpu NETWORK | LABEL` `` what a trick
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import charts
 import speed_numbers as numbers
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -33,15 +35,15 @@ Row = tuple[str, ...]
 Results = dict[str, Any]
 
 
-def table(header: Row, rows: list[Row]) -> nodes.table:
-    """A table of plain text; the first column is as wide as two others."""
+def table(caption: str, header: Row, rows: list[Row]) -> nodes.table:
+    """A numbered table of plain text; the first column is as wide as two others."""
     group = nodes.tgroup("", cols=len(header))
     group += [nodes.colspec(colwidth=2 if place == 0 else 1) for place in range(len(header))]
     for part, lines in ((nodes.thead(), [header]), (nodes.tbody(), rows)):
         for line in lines:
             part += nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in line))
         group += part
-    return nodes.table("", group, classes=["speed"])
+    return nodes.table("", nodes.title("", caption), group, classes=["speed"])
 
 
 def figure(drawing: str) -> nodes.container:
@@ -54,6 +56,7 @@ class Part(SphinxDirective):
 
     required_arguments = 1
     final_argument_whitespace = True
+    option_spec: ClassVar[dict[str, Any]] = {"name": directives.unchanged}
     parts: ClassVar[dict[str, Any]] = {}
 
     def run(self) -> list[nodes.Node]:
@@ -63,10 +66,12 @@ class Part(SphinxDirective):
         try:
             if self.name == "speed-if-measured":
                 return if_measured(self.env.srcdir, kind)
-            return self.parts[self.name](numbers.read(self.env.srcdir, kind), what.strip())
+            built = self.parts[self.name](numbers.read(self.env.srcdir, kind), what.strip())
         except (ValueError, KeyError) as error:
             LOGGER.warning("%s", error, type="course", subtype="performance", location=self.get_location())
             return []
+        self.add_name(built[-1])
+        return built
 
 
 def speed_bars(stored: Results, _: str) -> list[nodes.Node]:
@@ -87,7 +92,7 @@ def speed_growth(stored: Results, what: str) -> list[nodes.Node]:
     x_label, y_label = numbers.GROWTH[what]
     header, rows = numbers.growth_rows(stored, what)
     drawing = charts.lines(f"speed-growth-{what}", numbers.growth_points(stored, what), x_label, y_label)
-    return [figure(drawing), table(header, rows)]
+    return [figure(drawing), table(f"{y_label.capitalize()} by {x_label}.", header, rows)]
 
 
 def speed_tricks(stored: Results, network: str) -> list[nodes.Node]:
@@ -97,45 +102,45 @@ def speed_tricks(stored: Results, network: str) -> list[nodes.Node]:
     ]
     header = ("trick", "images a second", "gain", "since the start")
     name = nodes.make_id(f"speed-tricks-{network}")
-    title = nodes.paragraph("", "", nodes.strong("", network))
-    return [
-        title,
-        figure(charts.steps(name, network, rungs)),
-        table(header, numbers.trick_rows(stored, network)),
-    ]
+    rows = numbers.trick_rows(stored, network)
+    return [figure(charts.steps(name, network, rungs)), table(f"Trick by trick: {network}.", header, rows)]
 
+
+def speed_time(stored: Results, _: str) -> list[nodes.Node]:
+    """How long `fit` takes to the article's accuracy, if that was measured."""
+    if "time" not in stored:
+        return [nodes.paragraph("", "Not measured in this run: MNIST was not at hand.")]
+    header = ("network", "the article's", "reached", "passes", "training")
+    return [table("Time to the article's accuracy.", header, numbers.time_rows(stored))]
+
+
+def one_table(caption: str, header: Row, rows: Callable[[Results], list[Row]]) -> Any:
+    """A part that is one table."""
+    return lambda stored, _: [table(f"{caption}.", header, rows(stored))]
+
+
+WAYS = tuple(numbers.WAYS.values())
+OTHERS = tuple(label for way, label in numbers.WAYS.items() if way != "fit")
+COSTS = ("network", "products in", "batch", "steps a second", "GFLOP/s", "of a matrix product")
+ACCURACY = ("trained on and with", "test accuracy", "apart, points")
 
 Part.parts = {
-    "speed-table": lambda s, _: [
-        table(("network, images a second", *numbers.WAYS.values()), numbers.speed_rows(s))
-    ],
-    "speed-ratios": lambda s, _: [
-        table(
-            ("fit against …", *(label for way, label in numbers.WAYS.items() if way != "fit")),
-            numbers.ratio_rows(s),
-        )
-    ],
-    "speed-costs": lambda s, _: [
-        table(
-            ("network", "products in", "batch", "steps a second", "GFLOP/s", "of a matrix product"),
-            numbers.cost_rows(s),
-        )
-    ],
-    "speed-memory": lambda s, _: [table(("network, GB", *numbers.WAYS.values()), numbers.memory_rows(s))],
     "speed-bars": speed_bars,
+    "speed-table": one_table("Images a second", ("network", *WAYS), numbers.speed_rows),
+    "speed-ratios": one_table("How many times as fast fit is", ("against", *OTHERS), numbers.ratio_rows),
+    "speed-costs": one_table("Operations a second", COSTS, numbers.cost_rows),
+    "speed-memory": one_table("Memory in GB", ("network", *WAYS), numbers.memory_rows),
+    "speed-accuracy": one_table("Accuracy with and without a trick", ACCURACY, numbers.accuracy_rows),
     "speed-growth": speed_growth,
     "speed-tricks": speed_tricks,
-    "speed-extras": lambda s, network: [
-        table(("tried", "images a second", "gain"), numbers.extra_rows(s, network))
+    "speed-extras": lambda stored, network: [
+        table(
+            f"What else was tried: {network}.",
+            ("tried", "images a second", "gain"),
+            numbers.extra_rows(stored, network),
+        )
     ],
-    "speed-accuracy": lambda s, _: [
-        table(("trained on and with", "test accuracy", "apart, points"), numbers.accuracy_rows(s))
-    ],
-    "speed-time": lambda s, _: (
-        [table(("network", "the article's", "reached", "passes", "training"), numbers.time_rows(s))]
-        if "time" in s
-        else [nodes.paragraph("", "Not measured in this run: MNIST was not at hand.")]
-    ),
+    "speed-time": speed_time,
 }
 
 
