@@ -98,12 +98,14 @@ def test_all_cells_of_a_notebook_run_in_jupyterlab(lab, tmp_path):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         cells = code_cells(path)
+        asked = page.get_by_text(re.compile("Jupyter news"))  # shown soon after the start, if at all
         for _ in range(180):
             page.wait_for_timeout(1000)
             page.keyboard.press("Control+s")
             cells = code_cells(path)
             if all(cell.execution_count for cell in cells):
                 break
+        assert asked.count() == 0
     assert [cell.source[:60] for cell in cells if not cell.execution_count] == []
     assert failures(cells) == []
 

@@ -81,6 +81,7 @@ def test_servers_listen_on_this_machine_only():
 def test_make_lab_tells_nobody():
     assert "NeverCheckForUpdate" in recipe("lab")
     assert "--LabApp.news_url= " in recipe("lab")
+    assert '{"fetchNews": "false"}' in recipe("lab")
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def started(tmp_path, monkeypatch):
     def start(target, pattern, *more):
         variables = {"$(BIN)": str(Path(sys.executable).parent), "$(PY)": sys.executable, "$(PORT)": "0"}
         without_notebook = re.sub(r"\$\(if \$\(NB\).*\)", "", recipe(target))  # empty without NB=…
-        command = shlex.split(without_notebook)
+        command = shlex.split(without_notebook.splitlines()[-1])  # the one that serves
         for name, value in variables.items():
             command = [word.replace(name, value) for word in command]
         output = tmp_path / "output"
