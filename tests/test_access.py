@@ -28,3 +28,8 @@ def test_entries_of_a_bibliography_are_items_of_its_list(build_page):
     entries = BeautifulSoup(page, "html.parser").select("[role=list] > *")
     assert [entry["role"] for entry in entries] == ["listitem"]
     assert "not referenced" in warnings
+
+
+def test_exercises_and_solutions_do_not_share_an_id():
+    page = '<section id="exercise-content">a</section><section id="solution-content">b</section>'
+    assert access.mend(page) == "<section>a</section><section>b</section>"

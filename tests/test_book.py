@@ -7,6 +7,7 @@ import json
 import os
 import re
 from ast import literal_eval
+from collections import Counter
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +106,14 @@ def report(problems: list[str]) -> None:
 
 
 # ---- whole ---------------------------------------------------------------------------------------------
+
+
+def test_no_id_is_given_twice_on_a_page(pages):
+    twice = {}
+    for name, page in pages.items():
+        given = Counter(tag["id"] for tag in page.select("[id]"))
+        twice[name] = [each for each, count in given.items() if count > 1]
+    assert {name: found for name, found in twice.items() if found} == {}
 
 
 def test_book_has_every_page_of_the_toc(pages):

@@ -59,6 +59,11 @@ def test_stamp_text_names_everything_a_number_depends_on(tmp_path):
     assert text == f"{run} · 2026-11-23 · 1,620 s"
 
 
+def test_brief_stamp_has_budget_device_and_date(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", stamp=STAMP)
+    assert course.stamp_text(path, brief=True) == "cpu budget · a processor, 2 cores · 2026-11-23"
+
+
 @pytest.mark.parametrize(("seeds", "end"), [(3, "· 3 seeds"), ([0, 7], "· 2 seeds"), (None, "1,620 s")])
 def test_stamp_text_counts_the_seeds_if_they_are_known(tmp_path, seeds, end):
     path = write_notebook(tmp_path / "a.ipynb", stamp={**STAMP, "seeds": seeds})

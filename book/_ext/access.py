@@ -2,6 +2,8 @@
 
 - Entries of the bibliography are items of a list. Docutils gives them the role `doc-biblioentry`, which may
   not stand in a list and is deprecated (ARIA in HTML).
+- All exercises of `sphinx-exercise` have one id, and all solutions; a page may have an id once. Nothing links
+  to these.
 - A header cell without text, such as the corner of a table, is a plain cell: it heads nothing.
 """
 
@@ -11,12 +13,14 @@ import re
 
 from sphinx.application import Sphinx
 
+SHARED_ID = re.compile(r' id="(?:exercise|solution)-content"')
 EMPTY_HEADER = re.compile(r"<th(?: [^>]*)?>\s*(?:<p>\s*</p>)?\s*</th>")
 
 
 def mend(body: str) -> str:
-    """The HTML of a page's text with roles and header cells as they should be."""
-    return EMPTY_HEADER.sub("<td></td>", body.replace('role="doc-biblioentry"', 'role="listitem"'))
+    """The HTML of a page's text with roles, ids and header cells as they should be."""
+    body = SHARED_ID.sub("", body.replace('role="doc-biblioentry"', 'role="listitem"'))
+    return EMPTY_HEADER.sub("<td></td>", body)
 
 
 def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:

@@ -2,7 +2,8 @@
 
 - Every notebook page says under its title where its outputs come from (the stamp).
 - ``{here}`01_lenet5:lenet5-test-accuracy` `` pastes a result that notebook 01_lenet5 stored with
-  `helpers.runtime.record`; ``{stamp}`01_lenet5` `` pastes that notebook's stamp.
+  `helpers.runtime.record`; ``{stamp}`01_lenet5` `` pastes that notebook's stamp, and
+  ``{stamp}`01_lenet5 brief` `` its budget, device and date.
 
 What can't be shown is a warning, and the strict build (`make book`) stops on warnings.
 """
@@ -23,11 +24,12 @@ LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks/"
 
 
-def stamp_text(notebook: Path) -> str:
+def stamp_text(notebook: Path, *, brief: bool = False) -> str:
     """What a notebook's stored outputs come from, in one line.
 
     Args:
         notebook: path of an executed notebook, stamped by `python -m helpers.notebooks`.
+        brief: budget, device and date only.
 
     Returns:
         For example "cpu budget · MNIST · AMD EPYC · torch 2.14.1 · Python 3.11.9 · 2026-11-23 · 9 s".
@@ -42,6 +44,8 @@ def stamp_text(notebook: Path) -> str:
             raise ValueError(f"{notebook.name} has no stamp: run it with `make full`")
         parts = [f"{stamp['budget']} budget", stamp["data"], stamp["device"], f"torch {stamp['torch']}"]
         parts += [f"Python {stamp['python']}", stamp["date"], f"{stamp['wall_seconds']:,.0f} s"]
+        if brief:
+            return " · ".join((parts[0], stamp["device"], stamp["date"]))
     except FileNotFoundError as error:
         raise ValueError(f"there is no notebook {notebook.stem}") from error
     except KeyError as error:
@@ -68,14 +72,18 @@ def add_stamp(app: Sphinx, doctree: nodes.document) -> None:
 
 
 class Stamp(SphinxRole):
-    """``{stamp}`01_lenet5` ``: the stamp of a notebook, on any page."""
+    """``{stamp}`01_lenet5` `` or ``{stamp}`01_lenet5 brief` ``: the stamp of a notebook, on any page."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Paste the text, or warn."""
-        path = self.env.doc2path(NOTEBOOKS + self.text)
+        name, _, how = (part.strip() for part in self.text.partition(" "))
+        path = self.env.doc2path(NOTEBOOKS + name)
         self.env.note_dependency(path)
         try:
-            return [nodes.inline("", stamp_text(Path(path)), classes=["course-stamp"])], []
+            if how not in ("", "brief"):
+                raise ValueError(f"{how!r} is no kind of stamp: write brief, or nothing")
+            text = stamp_text(Path(path), brief=bool(how))
+            return [nodes.inline("", text, classes=["course-stamp"])], []
         except ValueError as error:
             LOGGER.warning("%s", error, type="course", subtype="stamp", location=self.get_location())
             return [], []

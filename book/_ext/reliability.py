@@ -1,7 +1,7 @@
 """The tables of the page on reliability, from book/reliability.json: nothing in them is typed by hand.
 
-- ``{faults}`` ``: fault, times tried, what happened, lost.
-- ``{bad-inputs}`` ``: every bad input with the message that it got.
+- ``{faults}``: fault, times tried, what happened, lost.
+- ``{bad-inputs}``: every bad input with the message that it got. Both take a `name` to refer to.
 - ``{soak}`key` ``: a number of the soak run, as in ``{soak}`kills` ``, or of its machine.
 
 `make soak ARGS=--store` and `python tests/bad_inputs.py` write the file; without it the strict build stops.
@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -71,28 +72,34 @@ def input_rows(stored: dict[str, Any]) -> list[Row]:
     return [(r["group"], r["name"], r["happened"], r["message"] or "–") for r in stored["inputs"]]
 
 
-def table(header: Row, rows: list[Row], widths: tuple[int, ...]) -> nodes.table:
-    """A table of plain text."""
+def table(header: Row, rows: list[Row], widths: tuple[int, ...], caption: str) -> nodes.table:
+    """A numbered table of plain text."""
     group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in widths), cols=len(header))
     for part, lines in ((nodes.thead(), [header]), (nodes.tbody(), rows)):
         for line in lines:
             part += nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in line))
         group += part
-    return nodes.table("", group, classes=["reliability"])
+    return nodes.table("", nodes.title("", caption), group, classes=["reliability"])
 
 
 class _Table(SphinxDirective):
     """A table of the stored results, or a warning."""
 
+    option_spec: ClassVar[dict[str, Any]] = {"name": directives.unchanged}
+
     header: Row
     widths: tuple[int, ...]
+    caption: str
     rows: Any
 
     def run(self) -> list[nodes.Node]:
         """Build the table."""
         self.env.note_dependency(str(Path(self.env.srcdir) / RESULTS))
         try:
-            return [table(self.header, type(self).rows(read(self.env.srcdir)), self.widths)]
+            rows = type(self).rows(read(self.env.srcdir))
+            numbered = table(self.header, rows, self.widths, self.caption)
+            self.add_name(numbered)
+            return [numbered]
         except ValueError as error:
             LOGGER.warning("%s", error, type="course", subtype="reliability", location=self.get_location())
             return []
@@ -103,6 +110,7 @@ class Faults(_Table):
 
     header = ("fault", "times tried", "what happened", "lost")
     widths = (35, 10, 40, 15)
+    caption = "What was tried, and what was lost."
     rows = staticmethod(fault_rows)
 
 
@@ -111,6 +119,7 @@ class BadInputs(_Table):
 
     header = ("what is bad", "how", "what happened", "message")
     widths = (12, 23, 10, 55)
+    caption = "Every bad input, and what it is told."
     rows = staticmethod(input_rows)
 
 
