@@ -273,6 +273,13 @@ def test_notebook_pages_are_stamped(notebook_pages):
     report([f"{name}: {tag}" for name, tag in stamps.items() if not tag or not stamp.search(tag.get_text())])
 
 
+def test_notebook_pages_say_first_what_they_need_teach_and_take(notebook_pages):
+    for name, page in notebook_pages.items():
+        opening = " ".join(p.get_text(" ", strip=True) for p in page.select("article h1 ~ p"))
+        found = re.search(r"You need .+ You will learn .+ Time: .+ took (?:\d+ min )?\d+ s ;", opening)
+        assert found, (name, opening)
+
+
 @pytest.mark.parametrize("name", ["results", "timeline", "comparison"])
 def test_page_shows_what_the_notebooks_recorded(pages, name):
     source = (ROOT / "book" / f"{name}.md").read_text("utf-8")

@@ -59,15 +59,22 @@ def test_stamp_text_names_everything_a_number_depends_on(tmp_path):
     assert text == f"{run} · 2026-11-23 · 1,620 s"
 
 
-def test_brief_stamp_has_budget_device_and_date(tmp_path):
-    path = write_notebook(tmp_path / "a.ipynb", stamp=STAMP)
-    assert course.stamp_text(path, brief=True) == "cpu budget · a processor, 2 cores · 2026-11-23"
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [("brief", "cpu budget · a processor, 2 cores · 2026-11-23"), ("time", "27 min 00 s")],
+)
+def test_stamp_text_can_be_brief_or_the_time_alone(tmp_path, how, text):
+    assert course.stamp_text(write_notebook(tmp_path / "a.ipynb", stamp=STAMP), how) == text
 
 
-@pytest.mark.parametrize(("seeds", "end"), [(3, "· 3 seeds"), ([0, 7], "· 2 seeds"), (None, "1,620 s")])
-def test_stamp_text_counts_the_seeds_if_they_are_known(tmp_path, seeds, end):
-    path = write_notebook(tmp_path / "a.ipynb", stamp={**STAMP, "seeds": seeds})
-    assert course.stamp_text(path).endswith(end)
+def test_stamp_text_of_a_short_run_has_no_minutes(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", stamp=STAMP | {"wall_seconds": 9.4})
+    assert course.stamp_text(path, "time") == "9 s"
+
+
+def test_stamp_text_rejects_another_kind(tmp_path):
+    with pytest.raises(ValueError, match="'long' is no kind of stamp: write brief, time or nothing"):
+        course.stamp_text(write_notebook(tmp_path / "a.ipynb", stamp=STAMP), "long")
 
 
 def test_stamp_text_rejects_a_notebook_without_stamp(tmp_path):

@@ -3,7 +3,7 @@
 - Every notebook page says under its title where its outputs come from (the stamp).
 - ``{here}`01_lenet5:lenet5-test-accuracy` `` pastes a result that notebook 01_lenet5 stored with
   `helpers.runtime.record`; ``{stamp}`01_lenet5` `` pastes that notebook's stamp, and
-  ``{stamp}`01_lenet5 brief` `` its budget, device and date.
+  ``{stamp}`01_lenet5 brief` `` its budget, device and date, ``{stamp}`01_lenet5 time` `` how long it ran.
 
 What can't be shown is a warning, and the strict build (`make book`) stops on warnings.
 """
@@ -24,18 +24,18 @@ LOGGER = logging.getLogger(__name__)
 NOTEBOOKS = "notebooks/"
 
 
-def stamp_text(notebook: Path, *, brief: bool = False) -> str:
+def stamp_text(notebook: Path, how: str = "") -> str:
     """What a notebook's stored outputs come from, in one line.
 
     Args:
         notebook: path of an executed notebook, stamped by `python -m helpers.notebooks`.
-        brief: budget, device and date only.
+        how: "brief" for budget, device and date only, "time" for how long it ran; "" for all.
 
     Returns:
         For example "cpu budget · MNIST · AMD EPYC · torch 2.14.1 · Python 3.11.9 · 2026-11-23 · 9 s".
 
     Raises:
-        ValueError: there is no such notebook, or its stamp is missing or incomplete.
+        ValueError: there is no such notebook, its stamp is missing or incomplete, or `how` is none of these.
     """
     try:
         metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
@@ -44,15 +44,19 @@ def stamp_text(notebook: Path, *, brief: bool = False) -> str:
             raise ValueError(f"{notebook.name} has no stamp: run it with `make full`")
         parts = [f"{stamp['budget']} budget", stamp["data"], stamp["device"], f"torch {stamp['torch']}"]
         parts += [f"Python {stamp['python']}", stamp["date"], f"{stamp['wall_seconds']:,.0f} s"]
-        if brief:
-            return " · ".join((parts[0], stamp["device"], stamp["date"]))
+        minutes, seconds = divmod(round(stamp["wall_seconds"]), 60)
+        texts = {
+            "": " · ".join(parts),
+            "brief": " · ".join((parts[0], stamp["device"], stamp["date"])),
+            "time": f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s",
+        }
     except FileNotFoundError as error:
         raise ValueError(f"there is no notebook {notebook.stem}") from error
     except KeyError as error:
         raise ValueError(f"the stamp of {notebook.name} lacks {error}: run it with `make full`") from error
-    seeds = stamp.get("seeds")
-    count = len(seeds) if isinstance(seeds, list) else seeds
-    return " · ".join(parts + ([f"{count} seeds"] if count else []))
+    if how not in texts:
+        raise ValueError(f"{how!r} is no kind of stamp: write brief, time or nothing")
+    return texts[how]
 
 
 def add_stamp(app: Sphinx, doctree: nodes.document) -> None:
@@ -72,7 +76,7 @@ def add_stamp(app: Sphinx, doctree: nodes.document) -> None:
 
 
 class Stamp(SphinxRole):
-    """``{stamp}`01_lenet5` `` or ``{stamp}`01_lenet5 brief` ``: the stamp of a notebook, on any page."""
+    """``{stamp}`01_lenet5` ``, also with `brief` or `time` behind it: the stamp of a notebook."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Paste the text, or warn."""
@@ -80,10 +84,8 @@ class Stamp(SphinxRole):
         path = self.env.doc2path(NOTEBOOKS + name)
         self.env.note_dependency(path)
         try:
-            if how not in ("", "brief"):
-                raise ValueError(f"{how!r} is no kind of stamp: write brief, or nothing")
-            text = stamp_text(Path(path), brief=bool(how))
-            return [nodes.inline("", text, classes=["course-stamp"])], []
+            look = [] if how == "time" else ["course-stamp"]
+            return [nodes.inline("", stamp_text(Path(path), how), classes=look)], []
         except ValueError as error:
             LOGGER.warning("%s", error, type="course", subtype="stamp", location=self.get_location())
             return [], []
