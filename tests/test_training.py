@@ -85,6 +85,21 @@ def same(first, second):
 # ---------------------------------------------------------------- the loop
 
 
+@pytest.mark.parametrize("size", [1, 2 * BATCH * 36, 10**6])  # bytes: less than a batch, two batches, all
+def test_images_fetched_for_several_steps_at_once_are_those_of_each_step(monkeypatch, size):
+    data, seen = image_set(), []
+    monkeypatch.setattr(training, "GATHERED_TOGETHER", size)
+    train(data=data, hooks=[(1, lambda state: seen.append((state.images, state.labels)))], seed=3)
+    order = [
+        torch.randperm(COUNT, generator=torch.Generator().manual_seed(3 * 1_000_003 + epoch)).split(BATCH)
+        for epoch in range(3)
+    ]
+    expected = [chosen for epoch in order for chosen in epoch][:13]
+    for chosen, (images, labels) in zip(expected, seen, strict=True):
+        assert torch.equal(images, scale()(data.images[chosen]))
+        assert torch.equal(labels, data.labels[chosen])
+
+
 def with_bf16(monkeypatch, there=True):
     """Whatever the processor, say that it has instructions for bfloat16, or that it has none."""
     monkeypatch.setattr("helpers.runtime.has_bf16", lambda on=None: there)
