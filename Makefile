@@ -74,8 +74,8 @@ audit:  ## known weaknesses of the locked packages (needs the network)
 	_build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@_build/audit/bin/pip-audit --strict --requirement requirements.lock --require-hashes --disable-pip || { echo "audit: not passed. A package in a table above has a known weakness; without a table, an error above says what could not be looked up in the package index."; exit 1; }
 
-# This machine only, no look-up of news or new versions, and no question whether there should be one. JupyterLab makes a token for each start, and prints
-# the address with it; a token given by JUPYTER_TOKEN would not be printed.
+# This machine only, no look-up of news or new versions, and no question whether there should be one. JupyterLab
+# makes a token for each start, and prints the address with it; a token given by JUPYTER_TOKEN would not be printed.
 lab: .venv/ready  ## JupyterLab on localhost with a token, in notebooks/ or on one of them (NB=01_lenet5)
 	@mkdir -p $(BIN)/../etc/jupyter/labconfig
 	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $(BIN)/../etc/jupyter/labconfig/default_setting_overrides.json
