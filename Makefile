@@ -9,7 +9,7 @@ KILLS  ?= 100
 
 BIN    := .venv/bin
 PY     := $(BIN)/python
-PAGE_TESTS := tests/test_book.py tests/test_browser.py tests/test_lab.py tests/test_pdf.py
+PAGE_TESTS := tests/test_book.py tests/test_browser.py tests/test_lab.py tests/test_launch.py tests/test_pdf.py
 BOOK   := $(BIN)/jupyter-book build . --toc book/_toc.yml --path-output . -nW --keep-going
 # A matplotlib cache in a place that can always be written, so that no first-run message reaches an output.
 export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
@@ -46,6 +46,7 @@ nbval: .venv/ready
 	OMP_NUM_THREADS=1 COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadfile
 
 book: .venv/ready  ## the book from the committed outputs, into _build/html
+	@$(PY) -m helpers.notebooks address
 	$(BOOK)
 
 page-tests: book

@@ -3,6 +3,7 @@
     python -m helpers.notebooks run [NAME ...]       execute copies, build the book from them, print a table
     python -m helpers.notebooks store [NAME ...]     execute in place: the outputs that the book shows
     python -m helpers.notebooks restamp --because "why no result can differ" [NAME ...]
+    python -m helpers.notebooks address              tell the Colab cells where _config.yml says the course is
 
 The budget and the data come from COURSE_BUDGET and COURSE_DATA. `load` gives the model of a notebook.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
@@ -30,6 +32,7 @@ from nbformat import NotebookNode
 from helpers import runtime
 from helpers.progress import duration
 from helpers.stamps import (
+    COLAB,
     NOTEBOOKS,
     code_hash,
     helpers_hash,
@@ -42,7 +45,7 @@ from helpers.stamps import (
     stamp,
 )
 
-__all__ = ["execute", "load", "restamp", "run", "store"]
+__all__ = ["address", "execute", "load", "restamp", "run", "store"]
 
 RUN_FOLDER = runtime.PROJECT_ROOT / "_build" / "run"
 STAMPING = threading.Lock()  # Python 3.11 may fail to parse in two threads at once: python/cpython#106905
@@ -273,12 +276,40 @@ def restamp(wanted: list[str], because: str) -> int:
     return 0
 
 
+def address() -> int:
+    """Write repository and branch of _config.yml into the notebooks' Colab cells, where they say otherwise.
+
+    Raises:
+        ValueError: one of the two is malformed, or a notebook has no Colab cell to write it into.
+    """
+    repository = yaml.safe_load((runtime.PROJECT_ROOT / "_config.yml").read_text("utf-8"))["repository"]
+    url, branch = repository["url"] or "", repository["branch"]
+    if not re.fullmatch(r"(https://[\w.-]+(/[\w.~-]+)+)?", url):
+        raise ValueError(
+            f"repository.url in _config.yml is {url!r}: "
+            "write https://github.com/<owner>/<name>, or leave it empty"
+        )
+    if not re.fullmatch(r"\w[\w./-]*", branch):
+        raise ValueError(f"repository.branch in _config.yml is {branch!r}: write the name of a branch")
+    line = f'COURSE, BRANCH = "{url}", "{branch}"'
+    for name in names():
+        notebook = read(name)
+        cells = [cell for cell in notebook.cells if COLAB in cell.metadata.get("tags", [])]
+        if len(cells) != 1 or not (found := re.findall(r"^COURSE, BRANCH = \S+, \S+", cells[0].source, re.M)):
+            raise ValueError(f"{name} has no cell with the tag {COLAB!r} and a line COURSE, BRANCH = …")
+        if found != [line]:
+            cells[0].source = cells[0].source.replace(found[0], line)
+            nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
+            print(f"{name}: its Colab cell fetches the course from {url or 'nowhere'}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; bad names and dials end with one line and exit code 2."""
     parser = argparse.ArgumentParser(
         prog="python -m helpers.notebooks", description="Run the course's notebooks."
     )
-    parser.add_argument("action", choices=("run", "store", "restamp"))
+    parser.add_argument("action", choices=("run", "store", "restamp", "address"))
     parser.add_argument("names", nargs="*", help="notebooks; all if none is named")
     parser.add_argument("--force", action="store_true", help="store: replace outputs of a larger budget too")
     parser.add_argument("--because", default="", help="restamp: why no result can differ")
@@ -289,6 +320,8 @@ def main(arguments: list[str] | None = None) -> int:
             return run(options.names)
         if options.action == "store":
             return store(options.names, options.force)
+        if options.action == "address":
+            return address()
         return restamp(options.names, options.because)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import contextlib
 import hashlib
 import io
 import linecache
@@ -22,13 +21,14 @@ from types import ModuleType
 
 import nbformat
 import torch
-from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from PIL import Image
 
 from helpers import runtime
+from helpers.imports import helpers_used
 
 NOTEBOOKS = runtime.PROJECT_ROOT / "notebooks"
+COLAB = "colab"  # tag of the first code cell
 
 
 def names(wanted: list[str] | None = None) -> list[str]:
@@ -76,22 +76,15 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _own_code(notebook: NotebookNode) -> list[NotebookNode]:
+    """A notebook's code cells but for the one that does nothing outside Colab."""
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    return [cell for cell in code if COLAB not in cell.metadata.get("tags", [])]
+
+
 def code_hash(notebook: NotebookNode) -> str:
     """Hash of a notebook's code cells: prose may change without making the outputs stale."""
-    return _hash("\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
-
-
-def _imported(tree: ast.AST) -> set[str]:
-    """Names of the helpers modules that a piece of code imports."""
-    known = {path.stem for path in Path(__file__).parent.glob("*.py")}
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
-            inner = node.module.split(".")[1:]
-            found |= set(inner[:1]) or {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("helpers.")}
-    return found & known
+    return _hash("\n\n".join(cell.source for cell in _own_code(notebook)))
 
 
 def _code_alone(source: str) -> str:
@@ -117,17 +110,8 @@ def helpers_hash(notebook: NotebookNode) -> str:
 
     Comments and docstrings do not count.
     """
-    waiting, seen = set(), {}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            with contextlib.suppress(SyntaxError):  # a deliberate error imports nothing
-                waiting |= _imported(ast.parse(TransformerManager().transform_cell(cell.source)))
-    while waiting:
-        module = waiting.pop()
-        source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
-        seen[module] = _code_alone(source)
-        waiting |= _imported(ast.parse(source)) - seen.keys()
-    return _hash("\n".join(f"{module} {seen[module]}" for module in sorted(seen)))
+    used = helpers_used((cell.source for cell in _own_code(notebook)), Path(__file__).parent)
+    return _hash("\n".join(f"{module} {_code_alone(used[module])}" for module in sorted(used)))
 
 
 def stamp(notebook: NotebookNode, seconds: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 from helpers import notebooks, stamps
 from helpers.notebooks import main
@@ -393,3 +394,90 @@ def test_main_restamp_refuses_a_notebook_that_must_be_run(stale_helpers, capsys,
     assert main(["restamp", "--because", "no result differs"]) == 2
     assert re.fullmatch(rf"error: 01_small must be run: {reason}.*\n", capsys.readouterr().err)
     assert json.loads(stale_helpers.read_text()) == before
+
+
+# ---------------------------------------------------------------- the address of the course
+
+
+COLAB_CELL = 'import sys\n\nCOURSE, BRANCH = "", "main"  # a comment\nprint(COURSE)'
+
+
+def colab_cell(source=COLAB_CELL, name="first"):
+    return nbformat.v4.new_code_cell(source, metadata={"tags": ["colab"]}, id=name)
+
+
+@pytest.fixture
+def published(course):
+    """Two notebooks with a Colab cell, and a way to set the address: `published(url, branch)`."""
+    paths = [course(name, colab_cell(), "print(1)") for name in ("01_small", "02_small")]
+
+    def configure(url, branch="main"):
+        config = f"repository:\n  url: {json.dumps(url)}\n  branch: {branch}\n"
+        (paths[0].parent.parent / "_config.yml").write_text(config, encoding="utf-8")
+        return paths
+
+    return configure
+
+
+def test_main_address_tells_the_colab_cells_and_nothing_else_where_the_course_is(published, capsys):
+    paths = published("https://github.com/someone/classic-cnns", "main")
+    before = [nbformat.read(path, as_version=4) for path in paths]
+    assert main(["address"]) == 0
+    said = "its Colab cell fetches the course from https://github.com/someone/classic-cnns\n"
+    assert capsys.readouterr().out == f"01_small: {said}02_small: {said}"
+    line = 'COURSE, BRANCH = "https://github.com/someone/classic-cnns", "main"  # a comment'
+    for path, notebook in zip(paths, before, strict=True):
+        notebook.cells[0].source = f"import sys\n\n{line}\nprint(COURSE)"
+        assert nbformat.read(path, as_version=4) == notebook
+
+    published("", "next")  # and back
+    assert main(["address"]) == 0
+    assert 'COURSE, BRANCH = "", "next"  # a comment' in nbformat.read(paths[1], as_version=4).cells[0].source
+
+
+def test_main_address_leaves_notebooks_alone_that_know_it(published, capsys):
+    paths = published("")
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
+    assert main(["address"]) == 0
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths] == before
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "branch", "problem"),
+    [
+        ("github.com/a/b", "main", "repository.url in _config.yml is 'github.com/a/b': write https"),
+        ('https://github.com/a/b"; exit(', "main", "repository.url in _config.yml is "),
+        ("https://github.com", "main", "repository.url in _config.yml is "),
+        ("", "--upload-pack", "repository.branch in _config.yml is '--upload-pack': write the name"),
+    ],
+)
+def test_main_address_refuses_what_is_none(published, capsys, url, branch, problem):
+    paths = published(url, branch)
+    before = [path.read_bytes() for path in paths]
+    assert main(["address"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {problem}")
+    assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["print(1)"], [colab_cell("print(1)")], [colab_cell(), colab_cell(name="second")]],
+    ids=["none", "other", "two"],
+)
+def test_main_address_names_the_notebook_without_a_place_for_it(published, course, capsys, cells):
+    published("")
+    course("03_small", *cells)
+    assert main(["address"]) == 2
+    expected = "error: 03_small has no cell with the tag 'colab' and a line COURSE, BRANCH = …\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_the_course_and_its_notebooks_name_the_same_address():
+    """As `make book` leaves them: run it, and commit what it changed."""
+    settings = yaml.safe_load((notebooks.runtime.PROJECT_ROOT / "_config.yml").read_text("utf-8"))[
+        "repository"
+    ]
+    line = f'COURSE, BRANCH = "{settings["url"] or ""}", "{settings["branch"]}"'
+    for name in stamps.names():
+        assert [line in cell.source for cell in stamps.read(name).cells].count(True) == 1, name
