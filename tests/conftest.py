@@ -66,7 +66,7 @@ def build_page(tmp_path):
         toc = "\n".join(f"notebooks/{name}" for name in notebooks)
         (source / "index.md").write_text(f"# A page\n\n{text}\n\n```{{toctree}}\n{toc}\n```\n", "utf-8")
         settings = {"extensions": ["myst_nb", extension], "nb_execution_mode": "off", "numfig": True}
-        settings |= {"html_theme": "basic", "myst_heading_anchors": 3}
+        settings |= {"html_theme": "basic", "myst_heading_anchors": 3, "nb_render_markdown_format": "myst"}
         with patch_docutils(), docutils_namespace():
             places = {"srcdir": source, "confdir": None, "outdir": out, "doctreedir": tmp_path / "trees"}
             Sphinx(

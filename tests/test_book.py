@@ -204,6 +204,18 @@ def test_images_have_alt_text_that_says_what_they_show(pages):
     report([f"{name}: {image}" for name, image, alt in images if not alt or path.search(alt)])
 
 
+def test_every_table_and_figure_has_a_number_and_a_caption(pages):
+    problems, counted = [], 0
+    for name, page in pages.items():
+        for shown in page.select("article table, article figure"):
+            counted += 1
+            number, words = (shown.select_one(f".caption-{part}") for part in ("number", "text"))
+            if number is None or not words.get_text(strip=True):
+                problems.append(f"{name}: {shown.name} {' '.join(shown.get_text().split())[:60]}")
+    assert counted > 100
+    report(problems)
+
+
 def test_drawings_say_in_words_what_they_show(pages):
     problems, count = [], 0
     for name, page in pages.items():

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import charts
 import speed_numbers as numbers
+import tables
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -36,14 +37,8 @@ Results = dict[str, Any]
 
 
 def table(caption: str, header: Row, rows: list[Row]) -> nodes.table:
-    """A numbered table of plain text; the first column is as wide as two others."""
-    group = nodes.tgroup("", cols=len(header))
-    group += [nodes.colspec(colwidth=2 if place == 0 else 1) for place in range(len(header))]
-    for part, lines in ((nodes.thead(), [header]), (nodes.tbody(), rows)):
-        for line in lines:
-            part += nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in line))
-        group += part
-    return nodes.table("", nodes.title("", caption), group, classes=["speed"])
+    """A numbered table; the first column is as wide as two others."""
+    return tables.table(caption, header, rows, classes=["speed"], widths=[2] + [1] * (len(header) - 1))
 
 
 def figure(drawing: str) -> nodes.container:

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import tables
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -72,16 +73,6 @@ def input_rows(stored: dict[str, Any]) -> list[Row]:
     return [(r["group"], r["name"], r["happened"], r["message"] or "–") for r in stored["inputs"]]
 
 
-def table(header: Row, rows: list[Row], widths: tuple[int, ...], caption: str) -> nodes.table:
-    """A numbered table of plain text."""
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in widths), cols=len(header))
-    for part, lines in ((nodes.thead(), [header]), (nodes.tbody(), rows)):
-        for line in lines:
-            part += nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in line))
-        group += part
-    return nodes.table("", nodes.title("", caption), group, classes=["reliability"])
-
-
 class _Table(SphinxDirective):
     """A table of the stored results, or a warning."""
 
@@ -97,7 +88,9 @@ class _Table(SphinxDirective):
         self.env.note_dependency(str(Path(self.env.srcdir) / RESULTS))
         try:
             rows = type(self).rows(read(self.env.srcdir))
-            numbered = table(self.header, rows, self.widths, self.caption)
+            numbered = tables.table(
+                self.caption, self.header, rows, classes=["reliability"], widths=self.widths
+            )
             self.add_name(numbered)
             return [numbered]
         except ValueError as error:
