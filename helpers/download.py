@@ -158,7 +158,7 @@ def _stream(url: str, path: Path, sha256: str, stall: float, deadline: float) ->
             checksum.update(chunk)
         if checksum.hexdigest() != sha256:
             found = f"{file.tell():,} bytes, sha256 {checksum.hexdigest()[:12]}…"
-            raise DownloadError(f"sent another {path.stem}: {found}, not {sha256[:12]}…")
+            raise DownloadError(f"sent something else for {path.stem}: {found}, not {sha256[:12]}…")
 
 
 def chunks(url: str, stall: float, deadline: float) -> Iterator[bytes]:
@@ -207,7 +207,7 @@ def _read(url: str, stall: float, deadline: float, arrived: queue.SimpleQueue[by
 
 def _require_scheme(url: str) -> None:
     if urlsplit(url).scheme not in SCHEMES:
-        raise DownloadError(f"{url} is refused: only {', '.join(SCHEMES)} is safe")
+        raise DownloadError(f"{url} is refused: only {', '.join(SCHEMES)} is allowed")
 
 
 def _unpack(packed: bytes, name: str, sha256: str) -> bytes:
@@ -218,7 +218,7 @@ def _unpack(packed: bytes, name: str, sha256: str) -> bytes:
         raise DownloadError(f"sent no whole gzip file for {name} but {len(packed):,} bytes") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DownloadError(f"sent another {name}: sha256 {found[:12]}…, not {sha256[:12]}…")
+        raise DownloadError(f"sent something else for {name}: sha256 {found[:12]}…, not {sha256[:12]}…")
     return content
 
 

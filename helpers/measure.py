@@ -1,10 +1,38 @@
-"""What a training step costs in memory."""
+"""What a training step costs in memory, and how a measured number is written."""
 
 from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+def mean_and_deviation(values: Iterable[float], digits: int = 2, unit: str = "") -> str:
+    """The mean of measured values as text, such as `97.39 ± 0.06 %`.
+
+    Args:
+        values: one a run, in the unit's measure. Behind ± stands their standard deviation (with n − 1 in the
+            denominator); of one value there is none, and it stands alone.
+        digits: decimals of both numbers.
+        unit: text behind them, with the space that belongs before it.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    values = [float(value) for value in values]
+    if not values:
+        raise ValueError("no value was given: a mean needs one run or more")
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}".replace("-", "−") + deviation + unit
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference as text, with a plus or a minus sign; without one if all its digits are 0."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
 
 
 def training_memory(model: nn.Module, images: torch.Tensor, *, states: int = 0) -> int:

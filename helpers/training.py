@@ -272,22 +272,29 @@ class _Run:
         """Fix what each validation runs on."""
         self.val_set, self.val_transform, self.val_batch_size = val, transform, batch_size
 
+    def chosen(self, step: int, count: int) -> torch.Tensor:
+        """Which images come from a step on, at most so many and all of its epoch."""
+        epoch, position = divmod(step, self.per_epoch)
+        if self.order is None or position == 0:
+            generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
+            total = len(self.train)
+            self.order = (
+                torch.randperm(total, generator=generator, device=self.device)
+                if self.shuffle
+                else torch.arange(total, device=self.device)
+            )
+        return self.order[position * self.batch_size :][:count]
+
+    def gather(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The uint8 images of these numbers and their labels, on the device."""
+        # index_select: an index in brackets, checked and broadcast, takes nine times as long.
+        return self.train.images.index_select(0, chosen), self.train.labels.index_select(0, chosen)
+
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The uint8 images and the labels of one step, on the device."""
+        """The uint8 images and the labels of one step, on the device; those of the next steps are kept."""
         if not self.gathered:
-            epoch, position = divmod(step, self.per_epoch)
-            if self.order is None or position == 0:
-                generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
-                count = len(self.train)
-                self.order = (
-                    torch.randperm(count, generator=generator, device=self.device)
-                    if self.shuffle
-                    else torch.arange(count, device=self.device)
-                )
-            # index_select: an index in brackets, checked and broadcast, takes nine times as long.
             batches = max(1, GATHERED_TOGETHER // (self.batch_size * self.train.images[0].nbytes))
-            chosen = self.order[position * self.batch_size : (position + batches) * self.batch_size]
-            parts = (self.train.images.index_select(0, chosen), self.train.labels.index_select(0, chosen))
+            parts = self.gather(self.chosen(step, batches * self.batch_size))
             self.gathered = list(zip(*(part.split(self.batch_size) for part in parts), strict=True))[::-1]
         return self.gathered.pop()
 
@@ -297,16 +304,14 @@ class _Run:
 
     def train_step(self, step: int) -> State:
         """One forward pass, backward pass and update, or an error that says which batch size would fit."""
-        pixels, labels = self.batch(step)
         try:
-            return self._train_step(step, pixels, labels)
+            return self._train_step(step, *self.batch(step))
         except torch.OutOfMemoryError:
-            pass  # what the step held is free only once its error is gone
-        fits = batch_that_fits(lambda size: self._backward(pixels[:size], labels[:size]), len(labels))
+            self.gathered.clear()  # what else the step held is free only once its error is gone
+        count = min(self.batch_size, len(self.train) - step % self.per_epoch * self.batch_size)
+        fits = batch_that_fits(lambda size: self._backward(*self.gather(self.chosen(step, size))), count)
         advice = f"batch_size={fits} would fit" if fits else "not even one image fits"
-        raise torch.OutOfMemoryError(
-            f"out of memory at step {step + 1:,} with {len(labels):,} images: {advice}"
-        )
+        raise torch.OutOfMemoryError(f"out of memory at step {step + 1:,} with {count:,} images: {advice}")
 
     def _backward(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Transformed images, logits and loss of a batch, after the backward pass."""

@@ -135,10 +135,10 @@ def test_download_gzipped_fetches_only_what_is_missing(server, tmp_path):
         ("forbidden", "HTTP Error 403: Forbidden"),
         ("html", "no whole gzip file for images but 43 bytes"),
         ("half", "no whole gzip file for images"),
-        ("altered", "sent another images: sha256 "),
+        ("altered", "sent something else for images: sha256 "),
         ("hang", "no answer in 1 s"),
         ("drip", "took too long"),
-        ("elsewhere", r"ftp://127\.0\.0\.1/images\.gz is refused: only http is safe"),
+        ("elsewhere", r"ftp://127\.0\.0\.1/images\.gz is refused: only http is allowed"),
     ],
 )
 def test_download_gzipped_names_what_a_mirror_did(server, tmp_path, behaviour, complaint):
@@ -170,7 +170,9 @@ def test_download_gzipped_reports_every_mirror(server, tmp_path):
 
 
 def test_download_gzipped_refuses_plain_http(tmp_path):
-    with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1/images\.gz is refused: only https is safe"):
+    with pytest.raises(
+        DownloadError, match=r"http://127\.0\.0\.1/images\.gz is refused: only https is allowed"
+    ):
         download_gzipped(tmp_path, SHA256, ["http://127.0.0.1/"])
 
 
@@ -243,12 +245,12 @@ def test_download_archive_does_nothing_where_the_folder_is(server, tmp_path):
     ("behaviour", "name", "complaint"),
     [
         ("forbidden", "set", "HTTP Error 403: Forbidden"),
-        ("html", "set", "sent another set.tgz: 43 bytes, sha256 [0-9a-f]{12}…, not [0-9a-f]{12}…"),
-        ("half", "set", r"sent another set\.tgz: \d+ bytes"),
-        ("altered", "set", r"sent another set\.tgz: \d+ bytes"),
+        ("html", "set", "sent something else for set.tgz: 43 bytes, sha256 [0-9a-f]{12}…, not [0-9a-f]{12}…"),
+        ("half", "set", r"sent something else for set\.tgz: \d+ bytes"),
+        ("altered", "set", r"sent something else for set\.tgz: \d+ bytes"),
         ("hang", "set", "no answer in 1 s"),
         ("drip", "set", "took too long"),
-        ("elsewhere", "set", r"ftp://127\.0\.0\.1/images\.gz is refused: only http is safe"),
+        ("elsewhere", "set", r"ftp://127\.0\.0\.1/images\.gz is refused: only http is allowed"),
         ("good", "text", r"can't unpack text\.tgz \(ReadError\)"),
         ("good", "evil", r"can't unpack evil\.tgz \(OutsideDestinationError\)"),
     ],
@@ -382,6 +384,6 @@ def test_download_archive_names_a_folder_that_is_not_in_it(server, tmp_path, mon
 def test_downloads_follow_no_redirect_from_https_to_anything_else():
     handler, request = download._SafeRedirects(), download.urllib.request.Request("https://127.0.0.1/a.gz")
     for address in ("http://127.0.0.1/a.gz", "ftp://127.0.0.1/a.gz", "file:///etc/hostname"):
-        with pytest.raises(DownloadError, match="is refused: only https is safe"):
+        with pytest.raises(DownloadError, match="is refused: only https is allowed"):
             handler.redirect_request(request, None, 302, "Found", {}, address)
     assert handler.redirect_request(request, None, 302, "Found", {}, "https://127.0.0.1/b.gz") is not None

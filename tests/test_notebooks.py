@@ -177,6 +177,10 @@ def test_notebook_has_exercises_with_solutions_that_run_and_check_themselves(not
         if SOLUTION_END.search(cell.source):
             assert solving, cell.source
             solving = False
+        # what stands inside these fences is dropped by sphinx-exercise
+        assert not re.search(r"^`{3,}\{solution-(?:start|end)\}.*\n(?::.*\n)*(?!:|`{3})", cell.source, re.M), (
+            cell.source
+        )
         for label, options in SOLUTION_START.findall(cell.source):
             assert not solving, f"the solution before {label} has no end"
             assert ":class: dropdown" in options, label

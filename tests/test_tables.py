@@ -113,3 +113,11 @@ def test_table_has_captions_widths_and_row_heads():
     ]
     assert [node.astext() for node in made.findall(tables.nodes.entry)] == ["a", "b", "1", "2", "3", "4"]
     assert made["classes"] == ["x"]
+    assert list(made.findall(tables.nodes.literal)) == []
+
+
+def test_table_keeps_what_programs_print_as_it_is():
+    made = tables.table(
+        "Messages.", ("input", "message"), [("'a'", "'a' is \"no\"")], classes=[], literal=[1]
+    )
+    assert [node.astext() for node in made.findall(tables.nodes.literal)] == ["'a' is \"no\""]

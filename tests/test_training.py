@@ -915,6 +915,30 @@ def test_fit_says_which_batch_would_fit_into_memory(size, advice):
     assert same(dict(model.named_parameters()), before)
 
 
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [(5, "batch_size=5 would fit"), (3, "batch_size=2 would fit"), (0, "not even one image fits")],
+)
+@pytest.mark.parametrize("step", [1, 2])
+def test_fit_says_so_too_if_the_images_of_a_step_find_no_memory(monkeypatch, size, advice, step):
+    picked, select = [], torch.Tensor.index_select
+
+    def choose(images, dimension, chosen):
+        if images.dtype == torch.uint8:
+            picked.append(len(chosen))
+            if len(picked) >= step and len(chosen) > size:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return select(images, dimension, chosen)
+
+    monkeypatch.setattr(training, "GATHERED_TOGETHER", 1)
+    monkeypatch.setattr(torch.Tensor, "index_select", choose)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=f"^out of memory at step {step} with 10 images: {advice}$"
+    ):
+        train(network(), batch_size=10)
+    assert picked[: step + 1] == [10] * step + [5]
+
+
 def state(step, *, images=0.0, logits=0.0, weights=0.0):
     model = nn.Linear(1, 1)
     nn.init.constant_(model.bias, weights)

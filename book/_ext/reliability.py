@@ -80,6 +80,7 @@ class _Table(SphinxDirective):
 
     header: Row
     widths: tuple[int, ...]
+    literal: tuple[int, ...] = ()
     caption: str
     rows: Any
 
@@ -89,7 +90,12 @@ class _Table(SphinxDirective):
         try:
             rows = type(self).rows(read(self.env.srcdir))
             numbered = tables.table(
-                self.caption, self.header, rows, classes=["reliability"], widths=self.widths
+                self.caption,
+                self.header,
+                rows,
+                classes=["reliability"],
+                widths=self.widths,
+                literal=self.literal,
             )
             self.add_name(numbered)
             return [numbered]
@@ -112,6 +118,7 @@ class BadInputs(_Table):
 
     header = ("what is bad", "how", "what happened", "message")
     widths = (12, 23, 10, 55)
+    literal = (3,)
     caption = "Every bad input, and what it is told."
     rows = staticmethod(input_rows)
 

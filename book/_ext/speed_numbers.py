@@ -7,6 +7,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import project  # noqa: F401  (helpers on the path)
+
+from helpers.measure import signed
+
 JOINED = "\N{WORD JOINER}"  # no line ends here
 RESULTS = "book/performance.json"
 WAYS = {
@@ -184,7 +188,7 @@ def accuracy_rows(stored: Results) -> list[Row]:
         reference = statistics.mean(found["top1"]["all tricks"])
         for label, values in found["top1"].items():
             mean, deviation = statistics.mean(values), statistics.stdev(values)
-            apart = "–" if label == "all tricks" else f"{100 * (mean - reference):+.2f}"
+            apart = "–" if label == "all tricks" else signed(100 * (mean - reference))
             rows.append((f"{name}, {label}", f"{100 * mean:.2f} ± {100 * deviation:.2f} %", apart))
     return rows
 

@@ -28,6 +28,7 @@ def table(
     classes: list[str],
     widths: Row | Sequence[int] = (),
     stub: int = 0,
+    literal: Sequence[int] = (),
 ) -> nodes.table:
     """A table of plain text, which Sphinx numbers.
 
@@ -38,15 +39,23 @@ def table(
         classes: for the style sheet.
         widths: of the columns, relative to each other; all are equal by default.
         stub: how many columns at the left name their row.
+        literal: places of the columns that hold what a program prints, quotes and all.
     """
     group = nodes.tgroup("", cols=len(header))
     for place, width in enumerate(widths or [1] * len(header)):
         group += nodes.colspec(colwidth=width, **({"stub": 1} if place < stub else {}))
     for part, lines in ((nodes.thead(), [header]), (nodes.tbody(), rows)):
         for line in lines:
-            part += nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in line))
+            printed = literal if part.tagname == "tbody" else ()
+            part += nodes.row("", *(_entry(cell, place in printed) for place, cell in enumerate(line)))
         group += part
     return nodes.table("", nodes.title("", caption), group, classes=classes)
+
+
+def _entry(cell: str, literal: bool) -> nodes.entry:
+    """One cell."""
+    inner = nodes.literal("", cell) if literal else nodes.Text(cell)
+    return nodes.entry("", nodes.paragraph("", "", inner))
 
 
 def from_html(source: str) -> nodes.table | None:
