@@ -37,6 +37,7 @@ STAMP = {"budget", "data", "device", "python", "torch", "torchvision", "date", "
 }
 EXERCISE = re.compile(r"^`{3,}\{exercise(?:-start)?\}.*\n(?::(?!label).*\n)*:label: (\S+)", re.MULTILINE)
 SOLUTION_START = re.compile(r"^`{3,}\{solution-start\} (\S+)\n((?::.*\n)*)", re.MULTILINE)
+SOLUTION_BODY = re.compile(r"^`{3,}\{solution-(?:start|end)\}.*\n(?::.*\n)*(?!:|`{3})", re.MULTILINE)
 SOLUTION_END = re.compile(r"^`{3,}\{solution-end\}", re.MULTILINE)
 
 
@@ -177,10 +178,8 @@ def test_notebook_has_exercises_with_solutions_that_run_and_check_themselves(not
         if SOLUTION_END.search(cell.source):
             assert solving, cell.source
             solving = False
-        # what stands inside these fences is dropped by sphinx-exercise
-        assert not re.search(r"^`{3,}\{solution-(?:start|end)\}.*\n(?::.*\n)*(?!:|`{3})", cell.source, re.M), (
-            cell.source
-        )
+        # sphinx-exercise drops what stands inside these fences
+        assert not SOLUTION_BODY.search(cell.source), cell.source
         for label, options in SOLUTION_START.findall(cell.source):
             assert not solving, f"the solution before {label} has no end"
             assert ":class: dropdown" in options, label
