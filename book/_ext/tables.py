@@ -87,7 +87,7 @@ class NumberTables(SphinxTransform):
             for raw in list(cell.findall(nodes.raw)):
                 made = from_html(raw.astext()) if raw["format"] == "html" else None
                 if made is not None:
-                    raw.replace_self(made)
+                    raw.parent.replace(raw, made)  # replace_self would hand the classes of raw HTML on
             found = list(cell.findall(nodes.table))
             if len(found) != 1 or set(wanted) != {"caption", "name"}:
                 LOGGER.warning(
