@@ -1,8 +1,8 @@
 """The whole book as one PDF: `make pdf`.
 
 The articles of all built pages are put one after another into one document, in the order of book/_toc.yml,
-and Chromium prints it, without network. So links between pages lead inside the PDF, and its outline has every
-heading.
+and Chromium prints it, without network. So links between pages lead inside the PDF. pypdf writes
+its outline, from every heading of the book.
 Solutions are unfolded and all tabs shown, since paper can't be clicked.
 """
 
@@ -14,12 +14,12 @@ import sys
 from html import escape
 from pathlib import Path
 from posixpath import normpath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
 from pypdf import PdfReader, PdfWriter
-from pypdf.generic import NameObject, TextStringObject
+from pypdf.generic import IndirectObject
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import chromium
@@ -90,10 +90,23 @@ def contents(articles: dict[str, Tag], numbers: dict[str, int]) -> str:
     """The table of contents, with page numbers as far as they are known."""
     rows = []
     for page, tag in articles.items():
-        name = title(tag)
-        number = numbers.get(joined(name), "")
-        rows.append(f'<li><a href="#{page}"><span>{escape(name)}</span><span>{number}</span></a></li>')
+        number = numbers.get(page, "")
+        rows.append(f'<li><a href="#{page}"><span>{escape(title(tag))}</span><span>{number}</span></a></li>')
     return f'<nav id="{CONTENTS}" class="bd-article chapter"><h1>Contents</h1><ol>{"".join(rows)}</ol></nav>'
+
+
+def headings(page: str, found: Tag) -> list[tuple[int, str, str]]:
+    """Depth (0 for the page's title), text and id of each heading of a page; the ids are given here.
+
+    The title's is the page's own: where the chapter begins.
+    """
+    listed = []
+    for count, tag in enumerate(found(HEADING)):
+        place = page
+        if count:
+            place = tag["id"] = tag.get("id") or anchor(page, f"heading-{count}")
+        listed.append((int(tag.name[1]) - 1, " ".join(tag.get_text().split()), place))
+    return listed
 
 
 def title(found: Tag) -> str:
@@ -101,13 +114,11 @@ def title(found: Tag) -> str:
     return " ".join(found.find("h1").get_text().split())
 
 
-def joined(text: str) -> str:
-    """A text without its spaces: Chromium's outline drops those at which a line of a heading breaks."""
-    return "".join(text.split())
+def document(html: Path, articles: dict[str, Tag], places: list[str], numbers: dict[str, int]) -> str:
+    """The one document: cover, contents and all articles, with the style sheets of the book and of paper.
 
-
-def document(html: Path, articles: dict[str, Tag], numbers: dict[str, int]) -> str:
-    """The one document: cover, contents and all articles, with the style sheets of the book and of paper."""
+    Each place is the target of a link that isn't shown: a browser writes such places into a PDF by name.
+    """
     front = BeautifulSoup((html / "book" / "intro.html").read_text("utf-8"), "html.parser")
     sheets = [
         (html / "book" / urlsplit(tag["href"]).path).resolve().as_uri()
@@ -117,38 +128,48 @@ def document(html: Path, articles: dict[str, Tag], numbers: dict[str, int]) -> s
     name, writer = settings["title"], settings["author"]
     head = "".join(f'<link rel="stylesheet" href="{sheet}">' for sheet in sheets)
     logo = (BOOK / "_static" / "logo.svg").as_uri()
+    targets = "".join(f'<a href="#{escape(place)}"></a>' for place in places)
     cover = f'<img src="{logo}" alt=""><p class="title">{name}</p><p>{writer}</p>'
     return (
         '<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8">'
         f"<title>{name}</title>{head}<style>{(BOOK / 'print.css').read_text('utf-8')}</style></head>"
         f'<body><main class="bd-main"><div class="bd-content"><section class="cover">{cover}</section>'
-        f"{contents(articles, numbers)}{''.join(map(str, articles.values()))}</div></main></body></html>"
+        f"{contents(articles, numbers)}{''.join(map(str, articles.values()))}</div></main>"
+        f"{targets}</body></html>"
     )
 
 
-def page_numbers(pdf: Path) -> dict[str, int]:
-    """The number of the page on which each chapter begins, by its title in the outline of a PDF."""
+def page_numbers(pdf: Path, places: list[str]) -> dict[str, int]:
+    """The number of the page on which each place lies, by its id.
+
+    Raises:
+        ValueError: the PDF lacks one of them.
+    """
     reader = PdfReader(pdf)
-    tops = [item for item in reader.outline if not isinstance(item, list)]
-    return {item.title: reader.get_destination_page_number(item) + 1 for item in tops}
+    # PDF names are latin-1, and pypdf gives what Chromium has written percent-encoded or not.
+    found = {unquote(name.removeprefix("/")): place for name, place in reader.named_destinations.items()}
+    missing = [place for place in places if place not in found]
+    if missing:
+        raise ValueError(f"{pdf} is not whole: it lacks {len(missing)} places, the first is {missing[0]}")
+    return {place: reader.get_destination_page_number(found[place]) + 1 for place in places}
 
 
-def mend_outline(pdf: Path, headings: list[str]) -> None:
-    """Give the outline the headings with all their spaces."""
-    spaced = {joined(heading): heading for heading in headings}
+def write_outline(pdf: Path, listed: list[tuple[int, str, str]], numbers: dict[str, int]) -> None:
+    """Give a PDF an outline: depth, text and place of each entry."""
     writer = PdfWriter(clone_from=pdf)
-    waiting = [writer.root_object["/Outlines"]]
-    while waiting:
-        item = waiting.pop().get_object()
-        if "/Title" in item:
-            heading = spaced.get(joined(item["/Title"]), item["/Title"])
-            item[NameObject("/Title")] = TextStringObject(heading)
-        waiting += [item[name] for name in ("/First", "/Next") if name in item]
+    parents: list[tuple[int, IndirectObject]] = []
+    for depth, text, place in listed:
+        while parents and parents[-1][0] >= depth:
+            parents.pop()
+        parent = parents[-1][1] if parents else None
+        parents.append((depth, writer.add_outline_item(text, numbers[place] - 1, parent, is_open=False)))
     writer.write(pdf)
 
 
 def make(html: Path, pdf: Path, pages: list[str]) -> dict[str, int]:
     """Print built pages into one PDF; return the page on which each chapter begins, the contents first.
+
+    Outline and page numbers come from the book's own headings and ids, not from what a browser makes of them.
 
     Args:
         html: folder of the built book.
@@ -160,13 +181,16 @@ def make(html: Path, pdf: Path, pages: list[str]) -> dict[str, int]:
         ValueError: a page isn't built, or the PDF lacks one.
     """
     articles = {page: article(html, page, pages) for page in pages}
-    headings = [" ".join(tag.get_text().split()) for each in articles.values() for tag in each(HEADING)]
+    listed = [(0, "Contents", CONTENTS)]
+    for page, tag in articles.items():
+        listed += headings(page, tag)
+    places = [place for _, _, place in listed]
     source = pdf.with_suffix(".html")
     with chromium.browser() as browser:
         tab = browser.new_context(offline=True).new_page()
         numbers: dict[str, int] = {}
         for _ in range(2):  # the first print says on which pages the chapters begin, the second names them
-            source.write_text(document(html, articles, numbers), "utf-8")
+            source.write_text(document(html, articles, places, numbers), "utf-8")
             tab.goto(source.resolve().as_uri())
             tab.pdf(
                 path=pdf,
@@ -176,17 +200,13 @@ def make(html: Path, pdf: Path, pages: list[str]) -> dict[str, int]:
                 display_header_footer=True,
                 header_template="<span></span>",
                 footer_template=FOOTER,
-                outline=True,
+                outline=False,
                 tagged=True,
             )
-            numbers = {joined(heading): number for heading, number in page_numbers(pdf).items()}
+            numbers = page_numbers(pdf, places)
     source.unlink()
-    mend_outline(pdf, headings)
-    found = page_numbers(pdf)
-    expected = ["Contents", *map(title, articles.values())]
-    if list(found) != expected:
-        raise ValueError(f"{pdf} is not whole: its outline has {list(found)}, the book {expected}")
-    return found
+    write_outline(pdf, listed, numbers)
+    return {place: numbers[place] for place in (CONTENTS, *pages)}
 
 
 def main(arguments: list[str]) -> None:

@@ -50,6 +50,7 @@ def browser():
 def page(browser):
     """A tab without network."""
     context = browser.new_context(viewport=DESKTOP, offline=True)
+    context.set_default_timeout(120_000)  # on a busy machine
     yield context.new_page()
     context.close()
 
@@ -94,7 +95,9 @@ def violations(page, **options):
     page.add_style_tag(content=STILL)
     options |= {"preload": False, "resultTypes": ["violations"]}  # from disk, style sheets can't be preloaded
     found = axe_playwright.Axe().run(page, options=options).response["violations"]
-    if found:  # the theme's script may just have changed the mode: a real fault is still there
+    for _ in range(30):  # the theme's script may just be changing the mode: a real fault is there to the end
+        if not found:
+            break
         page.wait_for_timeout(1000)
         found = axe_playwright.Axe().run(page, options=options).response["violations"]
     return [f"{rule['id']}: {node['html'][:150]}" for rule in found for node in rule["nodes"]]
@@ -192,7 +195,7 @@ def test_keyboard_reaches_search_navigation_and_solution(page):
     assert not wanted, "Tab never came to these"
     assert page.evaluate("document.activeElement.matches('.solution button')")
     page.keyboard.press("Enter")
-    assert page.locator(".solution section p").first.is_visible()
+    page.locator(".solution section p").first.wait_for(state="visible")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
 
 
@@ -224,6 +227,7 @@ def test_glossary_word_explains_itself_to_pointer_and_keyboard(page, width):
 
 def test_glossary_word_explains_itself_to_a_finger_and_then_leads_on(browser):
     context = browser.new_context(viewport=PHONE, has_touch=True, offline=True)
+    context.set_default_timeout(120_000)
     tab = context.new_page()
     tab.goto((HTML / "book/intro.html").as_uri())
     word = tab.locator(GLOSSARY_WORD)

@@ -1,6 +1,7 @@
 """A notebook as a reader runs it: in a real JupyterLab, started by `make lab`, in Chromium."""
 
 import html
+import json
 import os
 import re
 import shutil
@@ -70,12 +71,15 @@ def lab(tmp_path):
             yield address(server, log)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=20)
+            try:
+                server.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def address(server, log):
     """The address, with its token, that JupyterLab would open in the reader's browser."""
-    for _ in range(600):
+    for _ in range(3000):
         for page in (log.parent / "run").glob("jpserver-file-to-run-*-open.html"):
             if found := re.search(r'href="(http://127\.0\.0\.1:[^"]*token=[^"]*)"', page.read_text("utf-8")):
                 return html.unescape(found[1])
@@ -97,15 +101,18 @@ def test_all_cells_of_a_notebook_run_in_jupyterlab(lab, tmp_path):
         page.get_by_text(re.compile(r"^Python 3.*Idle$")).wait_for()  # the kernel is up
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        cells = code_cells(path)
+        saved = []  # what JupyterLab sends to be written: the file itself may be half written when it is read
+        page.on("request", lambda request: saved.append(request) if is_save(request) else None)
         asked = page.get_by_text(re.compile("Jupyter news"))  # shown soon after the start, if at all
-        for _ in range(180):
+        cells = []
+        for _ in range(600):
             page.wait_for_timeout(1000)
             page.keyboard.press("Control+s")
-            cells = code_cells(path)
-            if all(cell.execution_count for cell in cells):
+            cells = code_cells(saved[-1]) if saved else []
+            if cells and all(cell.execution_count for cell in cells):
                 break
         assert asked.count() == 0
+    assert cells
     assert [cell.source[:60] for cell in cells if not cell.execution_count] == []
     assert failures(cells) == []
 
@@ -119,9 +126,14 @@ def clear_outputs(path):
     nbformat.write(notebook, path)
 
 
-def code_cells(path):
-    """The code cells of the file as it was last saved."""
-    notebook = nbformat.read(path, as_version=4)
+def is_save(request):
+    """Whether a request of the page saves a notebook."""
+    return request.method == "PUT" and "/api/contents/" in request.url and request.url.endswith(".ipynb")
+
+
+def code_cells(request):
+    """The code cells of the notebook that a request saves."""
+    notebook = nbformat.from_dict(json.loads(request.post_data)["content"])
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 

@@ -45,13 +45,40 @@ def test_without_chromium_one_line_says_what_to_do(monkeypatch):
         pass
 
 
-def test_incomplete_pdf_is_refused(monkeypatch, tmp_path):
-    if not chromium.find():
-        pytest.skip(chromium.NEEDED)
-    monkeypatch.setattr(pdf, "mend_outline", lambda path, headings: None)
-    monkeypatch.setattr(pdf, "page_numbers", lambda path: {"Contents": 1})
-    with pytest.raises(ValueError, match=r"is not whole: its outline has \['Contents'\], the book"):
-        pdf.make(HTML, tmp_path / "book.pdf", ["book/references"])
+def test_pdf_that_lacks_a_place_is_refused(tmp_path):
+    writer = pypdf.PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.add_named_destination("book/intro", 0)
+    writer.write(tmp_path / "book.pdf")
+    assert pdf.page_numbers(tmp_path / "book.pdf", ["book/intro"]) == {"book/intro": 1}
+    with pytest.raises(ValueError, match=r"is not whole: it lacks 1 places, the first is book/results"):
+        pdf.page_numbers(tmp_path / "book.pdf", ["book/intro", "book/results"])
+
+
+def outline(reader, items=None, depth=0):
+    """Depth, text and page of each entry of a PDF's outline, in order."""
+    for item in reader.outline if items is None else items:
+        if isinstance(item, list):
+            yield from outline(reader, item, depth + 1)
+        else:
+            yield depth, item.title, reader.get_destination_page_number(item) + 1
+
+
+def test_outline_nests_the_headings(tmp_path):
+    path, writer = tmp_path / "book.pdf", pypdf.PdfWriter()
+    for _ in range(3):
+        writer.add_blank_page(100, 100)
+    writer.write(path)
+    listed = [
+        (0, "Contents", "c"),
+        (0, "One", "one"),
+        (1, "In", "in"),
+        (2, "Deep", "deep"),
+        (0, "Two", "two"),
+    ]
+    pdf.write_outline(path, listed, {"c": 1, "one": 1, "in": 2, "deep": 2, "two": 3})
+    expected = [(0, "Contents", 1), (0, "One", 1), (1, "In", 2), (2, "Deep", 2), (0, "Two", 3)]
+    assert list(outline(pypdf.PdfReader(path))) == expected
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +87,8 @@ def printed(tmp_path_factory):
     if not chromium.find():
         pytest.skip(chromium.NEEDED)
     path = tmp_path_factory.mktemp("pdf") / "book.pdf"
-    pdf.make(HTML, path, PAGES)
-    return path, pypdf.PdfReader(path)
+    numbers = pdf.make(HTML, path, PAGES)
+    return path, pypdf.PdfReader(path), numbers
 
 
 def shown(page):
@@ -69,26 +96,38 @@ def shown(page):
     return "".join(page.extract_text().split())
 
 
+def headings(page):
+    """The texts of a built page's headings, its title first."""
+    article = BeautifulSoup((HTML / f"{page}.html").read_text("utf-8"), "html.parser").find("article")
+    for tag in article.select(".headerlink, .onlyprint"):
+        tag.decompose()
+    return [" ".join(tag.get_text().split()) for tag in article(["h1", "h2", "h3", "h4", "h5", "h6"])]
+
+
 def test_pdf_has_every_chapter_in_order_where_the_outline_and_the_contents_say(printed):
-    path, reader = printed
-    titles = []
-    for name in PAGES:
-        heading = BeautifulSoup((HTML / f"{name}.html").read_text("utf-8"), "html.parser").select_one(
-            "article h1:not(.onlyprint h1)"
-        )
-        heading.select_one(".headerlink").decompose()
-        titles.append(" ".join(heading.get_text().split()))
-    numbers = pdf.page_numbers(path)
-    assert list(numbers) == ["Contents", *titles]
-    assert list(numbers.values()) == sorted(set(numbers.values()))
-    contents = shown(reader.pages[numbers["Contents"] - 1])
-    for title in titles:
-        assert "".join(title.split()) in shown(reader.pages[numbers[title] - 1])
-        assert "".join(title.split()) + str(numbers[title]) in contents
+    _, reader, numbers = printed
+    titles = {page: headings(page)[0] for page in PAGES}
+    tops = {text: number for depth, text, number in outline(reader) if depth == 0}
+    assert tops == {"Contents": numbers["contents"], **{titles[page]: numbers[page] for page in PAGES}}
+    assert list(tops.values()) == sorted(set(tops.values()))
+    contents = shown(reader.pages[numbers["contents"] - 1])
+    for page, title in titles.items():
+        assert "".join(title.split()) in shown(reader.pages[numbers[page] - 1])
+        assert "".join(title.split()) + str(numbers[page]) in contents
+
+
+def test_outline_has_every_heading_once_in_order(printed):
+    entries = list(outline(printed[1]))
+    assert [text for _, text, _ in entries] == [
+        "Contents",
+        *(text for page in PAGES for text in headings(page)),
+    ]
+    numbers = [number for _, _, number in entries]
+    assert numbers == sorted(numbers)
 
 
 def test_pdf_is_a4_numbered_and_of_bearable_size(printed):
-    path, reader = printed
+    path, reader, _ = printed
     assert path.stat().st_size < LIMIT
     sizes = {tuple(map(float, page.mediabox[2:])) for page in reader.pages}
     assert all(abs(size - asked) < 2 for pair in sizes for size, asked in zip(pair, A4, strict=True))

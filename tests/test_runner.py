@@ -277,10 +277,10 @@ def test_main_run_shares_the_cores_between_two_notebooks_on_the_quick_budget_alo
 
     def execute(name, save_to, threads=None):
         running.append(name)
-        pair.wait(timeout=10)  # fails unless as many run together
+        pair.wait(timeout=120)  # fails unless as many run together
         seen.append(len(running))
         given.append(threads)
-        pair.wait(timeout=10)
+        pair.wait(timeout=120)
         running.remove(name)
         return executes(name, save_to)
 
@@ -297,7 +297,7 @@ def test_main_run_stamps_one_notebook_at_a_time_although_two_run_side_by_side(co
     both, inside, most = threading.Barrier(2), [], []
 
     def execute(self, **options):
-        both.wait(timeout=10)  # both notebooks end at the same moment
+        both.wait(timeout=120)  # both notebooks end at the same moment
 
     def stamp(notebook, seconds):
         inside.append(1)
