@@ -126,6 +126,7 @@ def stamp(notebook: NotebookNode, seconds: float) -> None:
             "budget": runtime.budget_name(),
             "data": records(notebook).get("data-set", runtime.data_source()),
             "device": runtime.hardware(),
+            "bf16": runtime.has_bf16(),
             "python": platform.python_version(),
             "torch": torch.__version__.split("+")[0],
             "torchvision": version("torchvision").split("+")[0],

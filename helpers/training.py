@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import runtime
+from helpers import checks, runtime
 from helpers.data import ImageSet
 from helpers.failures import SLOWER, batch_that_fits, explain_gradient, explain_non_finite, not_finite
 from helpers.progress import ProgressLine
@@ -171,25 +171,36 @@ def fit(
             validation data, schedule or anything else in it differs, the functions' code too; hooks that
             can't be saved are not compared.
         checkpoint_every: steps between saves; the end of the run is always saved.
-        bf16: compute convolutions and matrix products in bfloat16 where the device has instructions for it
-            (`runtime.has_bf16`); elsewhere in float32. Weights, loss, update and validation stay float32.
+        bf16: compute convolutions and matrix products in bfloat16 where that is faster, as measured on this
+            machine (`runtime.has_bf16`); elsewhere in float32. Weights, loss, update and validation stay
+            float32.
         progress: show one progress line.
         label: what the progress line calls this run.
 
     Raises:
-        ValueError: impossible sizes, or a checkpoint that belongs to another run (the difference is named).
+        ValueError: before the first step, if sizes are impossible, parts do not belong together (optimizer
+            and model, scheduler and optimizer, outputs and classes), a layer does not take what it gets, or
+            a checkpoint can't be written or belongs to another run (the difference is named).
         FloatingPointError: the loss or a gradient is not finite; says the step, the layer and the likely
             cause. On a CPU that step's update is not made. The last checkpoint stays as it is.
         torch.OutOfMemoryError: the accelerator's memory is full; says which batch size would fit.
     """
-    runtime.keep_freed_memory()
+    checks.network(model)
+    checks.image_set("train", train)
+    batch_size = checks.whole_number("batch_size", batch_size)
     total = _total_steps(len(train), batch_size, steps, epochs)
-    if checkpoint_every < 1 or any(every < 1 for every, _ in hooks):
-        raise ValueError("hooks and checkpoint_every come every so many steps: use 1 or more")
-    if val_batch_size < 1:
-        raise ValueError(f"val_batch_size={val_batch_size}: use 1 or more")
-    if val_transform is None:
-        val_transform = transform
+    checkpoint_every = checks.whole_number("checkpoint_every", checkpoint_every)
+    val_batch_size = checks.whole_number("val_batch_size", val_batch_size)
+    hooks = checks.hook_pairs(hooks)
+    val_transform = transform if val_transform is None else val_transform
+    device_of(model)
+    checks.belongs_together(model, optimizer, scheduler, loss_fn, total)
+    if val is not None:
+        checks.image_set("val", val)
+        checks.same_classes(train, val)
+        checks.validation_pass(model, val, val_transform, loss_fn)
+    checkpoint = None if checkpoint is None else checks.checkpoint_path(checkpoint)
+    runtime.keep_freed_memory()
     run = _Run(model, train.to(device_of(model)), optimizer, batch_size, transform, loss_fn, scheduler, total)
     run.bf16 = bf16 and runtime.has_bf16(run.device)
     run.order_by(seed, shuffle)
@@ -234,14 +245,11 @@ def fit(
 
 def _total_steps(count: int, batch_size: int, steps: int | None, epochs: int | None) -> int:
     """Number of steps, from exactly one of steps and epochs."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: use 1 or more")
     if (steps is None) == (epochs is None):
         raise ValueError("say how long to train: give steps or epochs, one of the two")
-    total = steps if steps is not None else epochs * -(-count // batch_size)
-    if total < 1:
-        raise ValueError(f"steps={steps}, epochs={epochs}: train for at least one step")
-    return total
+    if steps is not None:
+        return checks.whole_number("steps", steps)
+    return checks.whole_number("epochs", epochs) * -(-count // batch_size)
 
 
 class _Run:
@@ -315,12 +323,12 @@ class _Run:
 
     def _backward(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Transformed images, logits and loss of a batch, after the backward pass."""
-        images = self.transform(pixels).contiguous(memory_format=torch.channels_last)
+        images = checks.transformed(self.transform, pixels)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(images)
+            logits = checks.outputs(self.model, images, self.train)
         if self.bf16:
             logits = logits.float()
-        loss = self.loss_fn(logits, labels)
+        loss = checks.loss(self.loss_fn, logits, labels)
         for parameter in self.updated():  # as zero_grad does, without its 40 microseconds for profilers
             parameter.grad = None
         loss.backward()
@@ -443,22 +451,20 @@ def evaluate(
         loss_fn: maps logits (N, K) and labels (N,) to the mean loss over the batch.
 
     Raises:
-        ValueError: the set is empty, or the batch size is below 1.
+        ValueError: the batch size is below 1, a layer does not take what it gets, or there are fewer outputs
+            than classes.
     """
-    if len(data) == 0 or batch_size < 1:
-        raise ValueError(f"nothing to evaluate: {len(data)} images, batch_size={batch_size}")
-    device, modes = device_of(model), [(module, module.training) for module in model.modules()]
-    loss_sum, logits = 0.0, []
-    model.eval()
-    try:
-        for start in range(0, len(data), batch_size):
-            images = transform(data.images[start : start + batch_size].to(device))
-            labels = data.labels[start : start + batch_size].to(device)
-            logits.append(model(images.contiguous(memory_format=torch.channels_last)).float())
-            loss_sum += loss_fn(logits[-1], labels).item() * len(labels)
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
+    checks.network(model)
+    checks.image_set("data", data)
+    batch_size = checks.whole_number("batch_size", batch_size)
+    device, loss_sum, logits = device_of(model), 0.0, []
+    with checks.in_eval_mode(model):
+        for batch in torch.arange(len(data), device=data.images.device).split(batch_size):
+            # copies: transform and loss function may write into what they get
+            pixels, labels = (part.index_select(0, batch).to(device) for part in (data.images, data.labels))
+            images = checks.transformed(transform, pixels)
+            logits.append(checks.outputs(model, images, data).float())
+            loss_sum += checks.loss(loss_fn, logits[-1], labels).item() * len(labels)
     return _summary(torch.cat(logits).cpu(), data.labels.cpu(), loss_sum / len(data))
 
 

@@ -173,7 +173,9 @@ def center_crop(size: int) -> Transform:
 
     def apply(images: torch.Tensor) -> torch.Tensor:
         top, left = (round(room / 2) for room in _room(images, size, text))  # as torchvision rounds
-        return images[..., top : top + size, left : left + size]
+        return images[
+            ..., top : top + size, left : left + size
+        ].clone()  # a view would let others write into it
 
     return Transform(text, apply)
 

@@ -38,7 +38,7 @@ def cell(transform, **options):
 
 
 def test_fit_called_again_after_a_crash_goes_on_and_says_so(autosaves, capsys):
-    transform = fails_once(8)
+    transform = fails_once(9)
     with pytest.raises(KeyboardInterrupt):
         cell(transform, val=image_set(7))
     assert len(list(autosaves.iterdir())) == 1
@@ -48,7 +48,7 @@ def test_fit_called_again_after_a_crash_goes_on_and_says_so(autosaves, capsys):
     assert capsys.readouterr().out == "training: goes on at step 6 of 13, where it was interrupted\n"
     assert list(autosaves.iterdir()) == [], "a finished run leaves no file"
     calls = len(transform.__closure__[0].cell_contents) - steps_before
-    assert calls == 7 + 2, "seven steps and two validations were left"
+    assert calls == 1 + 7 + 2, "a look at the validation set, seven steps and two validations were left"
     expected, whole = cell(fails_once(10**6), val=image_set(7))
     assert (history.loss, history.accuracy, history.val) == (expected.loss, expected.accuracy, expected.val)
     assert same(model.state_dict(), whole.state_dict())

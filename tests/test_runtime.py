@@ -43,24 +43,32 @@ def test_device_prefers_cuda_then_mps_and_says_why(accelerator, found, expected,
     assert reason in runtime.device_reason()
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor's flags are read from Linux")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flag's name is that of x86")
-def test_has_bf16_agrees_with_the_flags_of_the_processor(accelerator):
-    accelerator()
-    flags = Path("/proc/cpuinfo").read_text().split()
-    assert runtime.has_bf16() == ("avx512_bf16" in flags)
-    assert runtime.has_bf16(torch.device("cpu")) == ("avx512_bf16" in flags)
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_has_bf16_asks_a_gpu_for_its_own(accelerator, monkeypatch, there):
+@pytest.mark.parametrize(
+    ("speed", "faster"), [(0.1, False), (0.5, False), (1.05, False), (1.2, True), (8, True)]
+)
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_has_bf16_says_what_was_measured(accelerator, monkeypatch, kind, speed, faster):
     asked = []
-    answer = lambda including_emulation: asked.append(including_emulation) or there  # noqa: E731
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
-    accelerator(cuda=True)
-    assert runtime.has_bf16() is there
-    assert asked == [False]
+    monkeypatch.setattr(runtime, "_bf16_speed", lambda kind: asked.append(kind) or speed)
+    accelerator(cuda=kind == "cuda")
+    assert runtime.has_bf16() is faster
+    assert asked == [kind]
     assert runtime.has_bf16(torch.device("mps")) is False
+    assert ("bfloat16 is faster here" in runtime.describe()) is faster
+    assert ("float32 (bfloat16 is not faster here)" in runtime.describe()) is not faster
+
+
+def test_has_bf16_measures_once_and_draws_nothing(accelerator):
+    accelerator()
+    runtime._bf16_speed.cache_clear()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        runtime.has_bf16()
+    runtime.has_bf16(torch.device("cpu"))
+    assert runtime._bf16_speed.cache_info().misses == 1
+    assert runtime._bf16_speed("cpu") > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def stamp_text(notebook: Path, how: str = "") -> str:
         if not stamp:
             raise ValueError(f"{notebook.name} has no stamp: run it with `make full`")
         parts = [f"{stamp['budget']} budget", stamp["data"], stamp["device"], f"torch {stamp['torch']}"]
+        if "bf16" in stamp:  # those of 2026-11-28 and before don't say
+            parts += ["products in bfloat16 where asked for" if stamp["bf16"] else "float32"]
         parts += [f"Python {stamp['python']}", stamp["date"], f"{stamp['wall_seconds']:,.0f} s"]
         minutes, seconds = divmod(round(stamp["wall_seconds"]), 60)
         texts = {
