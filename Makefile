@@ -9,6 +9,8 @@ KILLS  ?= 100
 
 BIN    := .venv/bin
 PY     := $(BIN)/python
+# The course's own, and not what a reader opens beside them.
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]*_*.ipynb))
 PAGE_TESTS := tests/test_book.py tests/test_browser.py tests/test_lab.py tests/test_launch.py tests/test_pdf.py
 BOOK   := $(BIN)/jupyter-book build . --toc book/_toc.yml --path-output . -nW --keep-going
 # A matplotlib cache in a place that can always be written, so that no first-run message reaches an output.
@@ -16,7 +18,7 @@ export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 # Where this is set, torch is compiled anew at each start: 22 s instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint unit nbval book page-tests full bench bench-lock soak audit lab pdf serve lock clean help
+.PHONY: run checkpoints test lint unit nbval book page-tests full bench bench-lock soak audit lab pdf serve lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the commands
@@ -30,20 +32,20 @@ help:  ## show the commands
 	@touch $@
 
 run: .venv/ready  ## execute every notebook and build the book from it (BUDGET=quick DATA=embedded NB=…)
-	@COURSE_BUDGET=$(or $(BUDGET),quick) COURSE_DATA=$(or $(DATA),embedded) $(PY) -m helpers.notebooks run $(NB)
+	@exec env COURSE_BUDGET=$(or $(BUDGET),$(COURSE_BUDGET),quick) COURSE_DATA=$(or $(DATA),$(COURSE_DATA),embedded) $(PY) -m helpers.notebooks run $(NB)
 
 test: lint unit nbval book page-tests  ## lint, unit tests, notebooks compared, strict book build, page tests
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers benchmarks tests notebooks
+	$(BIN)/codespell README.md ARCHITECTURE.md LOG.md CONTRIBUTING.md book helpers benchmarks tests $(NOTEBOOKS)
 
 unit: .venv/ready
 	$(PY) -m pytest -n 2 --dist worksteal $(addprefix --ignore ,$(PAGE_TESTS))
 
 nbval: .venv/ready
-	OMP_NUM_THREADS=1 COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval notebooks -p no:cacheprovider -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 COURSE_BUDGET=quick COURSE_DATA=embedded $(PY) -m pytest --nbval $(NOTEBOOKS) -p no:cacheprovider -n 2 --dist loadfile
 
 book: .venv/ready  ## the book from the committed outputs, into _build/html
 	@$(PY) -m helpers.notebooks address
@@ -53,7 +55,7 @@ page-tests: book
 	$(PY) -m pytest -n 2 --dist worksteal $(PAGE_TESTS)
 
 full: .venv/ready  ## run in place and rewrite the committed outputs (BUDGET=full DATA=real NB=…)
-	@COURSE_BUDGET=$(or $(BUDGET),full) COURSE_DATA=$(or $(DATA),real) $(PY) -m helpers.notebooks store $(NB)
+	@exec env COURSE_BUDGET=$(or $(BUDGET),$(COURSE_BUDGET),full) COURSE_DATA=$(or $(DATA),$(COURSE_DATA),real) $(PY) -m helpers.notebooks store $(NB)
 
 # The rivals see the packages of .venv behind their own, so that only what is missing there is installed.
 .venv-bench/ready: requirements-bench.lock .venv/ready
@@ -87,6 +89,9 @@ pdf: book  ## the whole book as one PDF, _build/classic-cnns.pdf (needs Chromium
 
 serve: book  ## the built book on localhost
 	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+checkpoints: .venv/ready  ## list what interrupted trainings have left in checkpoints/ (REMOVE=1 deletes it)
+	@$(PY) -m helpers.notebooks checkpoints $(if $(REMOVE),--remove)
 
 lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml --output-file requirements.lock

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 
 from helpers import runtime
 from helpers.decoded import decode
-from helpers.download import DownloadError, download_archive, download_gzipped, missing_files
+from helpers.download import (
+    DownloadError,
+    download_archive,
+    download_gzipped,
+    missing_files,
+    unpack_at_hand,
+)
 from helpers.transforms import compose, normalize, pad, scale
 
 __all__ = [
@@ -120,6 +126,14 @@ class ImageSet:
         self._require(inside, f"a subset wants whole numbers from 0 to {len(self) - 1}")
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
+    def first(self, count: int) -> ImageSet:
+        """The first so many images, or all of them if there are fewer.
+
+        Raises:
+            ValueError: the count is below 1.
+        """
+        return self.subset(range(min(count, len(self))))
+
     def join(self, other: ImageSet) -> ImageSet:
         """This set followed by another.
 
@@ -145,7 +159,6 @@ class Splits:
     embedded: bool
 
 
-@functools.cache
 def digits() -> Splits:
     """Scikit-learn's 1,797 scanned digits in MNIST's form: no file, no network, always the same split.
 
@@ -157,6 +170,22 @@ def digits() -> Splits:
 
     Source: LeCun et al. 1998, section III-A, for the form; scikit-learn's `load_digits` for the scans.
     """
+    return _copy(_load_digits())
+
+
+def _copy(splits: Splits) -> Splits:
+    """The same images in memory of their own: what a reader writes into them is not met at the next call."""
+    own = (replace(part, images=part.images.clone(), labels=part.labels.clone()) for part in _parts(splits))
+    return Splits(*own, name=splits.name, embedded=splits.embedded)
+
+
+def _parts(splits: Splits) -> tuple[ImageSet, ImageSet, ImageSet]:
+    return splits.train, splits.val, splits.test
+
+
+@functools.cache
+def _load_digits() -> Splits:
+    """The digits, made once."""
     from sklearn.datasets import load_digits  # imported here because it takes seconds
     from sklearn.model_selection import train_test_split
 
@@ -184,7 +213,7 @@ def mnist(source: str | None = None, root: Path | str | None = None) -> Splits:
     source = _known(source)
     if source == "embedded":
         return digits()
-    return _load_mnist(Path(root or runtime.data_root()).expanduser() / "MNIST" / "raw", source)
+    return _copy(_load_mnist(Path(root or runtime.data_root()).expanduser() / "MNIST" / "raw", source))
 
 
 @functools.cache  # so that the files are read once, and the line about the stand-in is printed once
@@ -192,6 +221,7 @@ def _load_mnist(folder: Path, source: str) -> Splits:
     """MNIST from the folder, downloaded if need be; with `auto`, the digits if that fails."""
 
     def fetch() -> None:
+        unpack_at_hand(folder, MNIST_SHA256)
         if missing_files(folder, MNIST_SHA256):
             download_gzipped(folder, MNIST_SHA256, MNIST_MIRRORS)
 
@@ -224,7 +254,7 @@ def shapes(train: int | None = None, val: int | None = None, test: int | None = 
     """
     usual = runtime.budget(full=(3000, 500, 1000), cpu=(3000, 500, 1000), quick=(200, 50, 100))
     counts = (usual[i] if count is None else count for i, count in enumerate((train, val, test)))
-    return _draw_shapes(*counts)
+    return _copy(_draw_shapes(*counts))
 
 
 @functools.cache
@@ -262,27 +292,31 @@ def imagenette(source: str | None = None, root: Path | str | None = None) -> Spl
     source = _known(source)
     if source == "embedded":
         return shapes()
-    return _load_imagenette(Path(root or runtime.data_root()).expanduser(), source)
+    return _load_imagenette(Path(root or runtime.data_root()).expanduser(), source)()
 
 
 @functools.cache
-def _load_imagenette(root: Path, source: str) -> Splits:
-    """Imagenette from the root folder, downloaded if need be; with `auto`, the shapes if that fails."""
+def _load_imagenette(root: Path, source: str) -> Callable[[], Splits]:
+    """What maps Imagenette from the root folder, downloaded if need be, or with `auto` draws the shapes."""
 
     def fetch() -> None:
         if not any((root / name).is_dir() for name in IMAGENETTE_FOLDERS):
             download_archive(root, *IMAGENETTE_ARCHIVE)
 
     if not _fetched(fetch, source, f"Imagenette in {root}", "imagenette2-320", "drawings of ten shapes"):
-        return shapes()
+        return shapes
     folder = next(root / name for name in IMAGENETTE_FOLDERS if (root / name).is_dir())
     if folder.name == "imagenette2-160":
         print(f"Only {folder.name} is here: its images are enlarged to {IMAGENETTE_SIZE}×{IMAGENETTE_SIZE}.")
     return _read_imagenette(folder, _decoded_folder(root) / f"imagenette-{IMAGENETTE_SIZE}.bin")
 
 
-def _read_imagenette(folder: Path, cache: Path) -> Splits:
-    """The three parts as slices of one cache, which therefore holds them one after another."""
+def _read_imagenette(folder: Path, cache: Path) -> Callable[[], Splits]:
+    """What maps the three parts: slices of one cache, which therefore holds them one after another.
+
+    Raises:
+        ValueError: of a class in one of the parts no file can be read.
+    """
     wnids = sorted(IMAGENETTE_CLASSES)
     train, val = _hold_out([_image_files(folder / "train", wnid) for wnid in wnids])
     test = [_image_files(folder / "val", wnid) for wnid in wnids]
@@ -291,10 +325,21 @@ def _read_imagenette(folder: Path, cache: Path) -> Splits:
     decoded = decode(files, IMAGENETTE_SIZE, cache, label="decoding Imagenette")
     ends = torch.tensor([len(part) for part in parts]).cumsum(0)
     cuts = torch.searchsorted(decoded.kept, ends[:2]).tolist()
-    labels = torch.tensor(labels)[decoded.kept]
-    pairs = zip(decoded.images.tensor_split(cuts), labels.tensor_split(cuts), strict=True)
+    labels = torch.tensor(labels)[decoded.kept].tensor_split(cuts)
     classes = tuple(IMAGENETTE_CLASSES[wnid] for wnid in wnids)
-    return _splits("Imagenette", [ImageSet(*pair, classes, "") for pair in pairs], embedded=False)
+    for own, part in zip(labels, ("train", "train", "val"), strict=True):
+        if missing := set(range(len(classes))) - set(own.tolist()):
+            wnid = wnids[min(missing)]
+            raise ValueError(
+                f"no image of {folder / part / wnid} ({IMAGENETTE_CLASSES[wnid]}) can be read: "
+                f"delete {folder} and run again to download it anew"
+            )
+
+    def mapped() -> Splits:
+        pairs = zip(decoded.images.tensor_split(cuts), labels, strict=True)
+        return _splits("Imagenette", [ImageSet(a, b.clone(), classes, "") for a, b in pairs], embedded=False)
+
+    return mapped
 
 
 def _mixed(files: list[list[Path]]) -> list[tuple[Path, int]]:

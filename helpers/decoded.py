@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from helpers.progress import ProgressLine, duration
 
-FORMAT = 2  # raise it whenever the same files would give other pixels, or records look different
+FORMAT = 3  # raise it whenever the same files would give other pixels, or records look different
 CHUNK = 256  # image files that are written, and checked, together: 39 MB at 224×224
 LOCK_SECONDS = 3600
 THINNEST = 50  # longer side to shorter one: enlarging a line to a square would fill the memory
@@ -46,14 +46,21 @@ class Decoded:
     """The images that could be decoded, in the order of their files.
 
     Args:
-        images: (N, 3, size, size) uint8, mapped from the cache; writing to it leaves the file as it is.
+        cache: the file of their pixels.
+        size: side of the square images.
         kept: (N,) int64 places of these images in the list of files, ascending.
         skipped: place of a file in the list → why it could not be decoded.
     """
 
-    images: torch.Tensor
+    cache: Path
+    size: int
     kept: torch.Tensor
     skipped: dict[int, str]
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The images (N, 3, size, size) uint8, mapped anew; writing to them leaves the file as it is."""
+        return _mapped(self.cache).view(len(self.kept), 3, self.size, self.size)
 
 
 def decode(files: Sequence[Path], size: int, cache: Path, *, label: str = "decoding") -> Decoded:
@@ -85,7 +92,7 @@ def decode(files: Sequence[Path], size: int, cache: Path, *, label: str = "decod
     skipped = {place: reason for record in records for place, reason in record["skipped"]}
     _report(skipped, files, label)
     kept = torch.tensor([place for place in range(len(files)) if place not in skipped])
-    return Decoded(_mapped(cache).view(len(kept), 3, size, size), kept, skipped)
+    return Decoded(cache, size, kept, skipped)
 
 
 def _checked_or_made(
@@ -101,10 +108,11 @@ def _checked_or_made(
 
 
 def _header(files: Sequence[Path], size: int) -> dict[str, Any]:
-    """What a cache must agree with to be used: the format, and the names and lengths of the source files."""
+    """What a cache must agree with to be used: the format, and names, lengths and times of the files."""
     listing = hashlib.sha256()
     for file, name in zip(files, _short_names(files), strict=True):
-        listing.update(f"{name}\0{_readable(os.stat, file).st_size}\n".encode())
+        found = _readable(os.stat, file)
+        listing.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
     return {
         "format": FORMAT,
         "size": size,
@@ -352,7 +360,9 @@ def _rgb(packed: bytes) -> torch.Tensor:
 
     By Pillow: torchvision's own decoder takes two thirds of the time, and is deprecated.
     """
-    with Image.open(io.BytesIO(packed)) as image:
+    with Image.open(
+        io.BytesIO(packed), formats=("JPEG", "PNG")
+    ) as image:  # for others Pillow may start programs
         if image.mode.startswith(("I", "F")):
             raise ValueError("16 bits a channel or more")
         if max(image.size) > THINNEST * min(image.size):

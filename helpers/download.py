@@ -56,6 +56,28 @@ def missing_files(folder: Path, sha256: Mapping[str, str]) -> list[str]:
     return [name for name in sha256 if not (folder / name).is_file()]
 
 
+def unpack_at_hand(folder: Path, sha256: Mapping[str, str]) -> None:
+    """Unpack `<name>.gz` where a folder has it and lacks `<name>`: somebody fetched it by hand.
+
+    Args:
+        folder: where both lie.
+        sha256: file name → checksum of the unpacked file in hexadecimal.
+
+    Raises:
+        ValueError: a `.gz` is truncated, altered, or something else.
+        DownloadError: the folder can't be written.
+    """
+    for name in missing_files(folder, sha256):
+        packed = folder / f"{name}.gz"
+        if packed.is_file():
+            try:
+                content = _unpack(packed.read_bytes(), name, sha256[name])
+            except DownloadError as error:
+                raise ValueError(f"{packed} {error}; delete it and run again") from None
+            with _locked(folder, timeout=60):
+                _store(content, folder / name)
+
+
 def download_gzipped(
     folder: Path, sha256: Mapping[str, str], mirrors: Sequence[str], *, stall: float = 10, limit: float = 300
 ) -> None:

@@ -33,7 +33,7 @@ def fingerprint(*things: Any) -> str:
 
 def _parts(things: Iterable[Any], seen: set[int]) -> Iterator[str]:
     """What the checksum covers, as texts, each object once."""
-    for thing in things:
+    for thing in map(_as_written, things):
         if isinstance(thing, PLAIN):
             yield repr(thing)
         elif isinstance(thing, tuple):
@@ -45,6 +45,13 @@ def _parts(things: Iterable[Any], seen: set[int]) -> Iterator[str]:
         elif id(thing) not in seen:
             seen.add(id(thing))
             yield from _parts(_inside(thing), seen)
+
+
+def _as_written(thing: Any) -> Any:
+    """What torch.compile was given, in the place of what it made of that, which differs from run to run."""
+    for name in ("_orig_mod", "_torchdynamo_orig_callable"):
+        thing = getattr(thing, "__dict__", {}).get(name) or getattr(thing, "_modules", {}).get(name) or thing
+    return thing
 
 
 def _inside(thing: Any) -> Iterator[Any]:

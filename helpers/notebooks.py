@@ -3,6 +3,7 @@
     python -m helpers.notebooks run [NAME ...]       execute copies, build the book from them, print a table
     python -m helpers.notebooks store [NAME ...]     execute in place: the outputs that the book shows
     python -m helpers.notebooks restamp --because "why no result can differ" [NAME ...]
+    python -m helpers.notebooks checkpoints          list what interrupted trainings have left (--remove)
     python -m helpers.notebooks address              tell the Colab cells where _config.yml says the course is
 
 The budget and the data come from COURSE_BUDGET and COURSE_DATA. `load` gives the model of a notebook.
@@ -11,6 +12,8 @@ The budget and the data come from COURSE_BUDGET and COURSE_DATA. `load` gives th
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import re
 import shutil
@@ -18,13 +21,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
+from filelock import FileLock, Timeout
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
@@ -48,6 +53,7 @@ from helpers.stamps import (
 __all__ = ["address", "execute", "load", "restamp", "run", "store"]
 
 RUN_FOLDER = runtime.PROJECT_ROOT / "_build" / "run"
+CHECKPOINTS = runtime.PROJECT_ROOT / "checkpoints"
 STAMPING = threading.Lock()  # Python 3.11 may fail to parse in two threads at once: python/cpython#106905
 
 
@@ -128,7 +134,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _execute_all(selected: list[str], folder: Path) -> dict[str, NotebookNode | NotebookFailed]:
@@ -160,10 +166,38 @@ def run(wanted: list[str]) -> int:
         The exit code: 0 if every notebook ran and the book was built.
     """
     selected = names(wanted)
-    source = RUN_FOLDER / "source"
-    shutil.rmtree(RUN_FOLDER, ignore_errors=True)
+    with _alone():
+        return _run(selected)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep a second run out of the folder where this one works.
+
+    Raises:
+        ValueError: another run is at work there.
+    """
+    RUN_FOLDER.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(RUN_FOLDER.with_suffix(".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another run is at work in {RUN_FOLDER}: wait for its end, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(selected: list[str]) -> int:
+    """Do what `run` promises in a folder of its own, which takes the old one's place when it is whole."""
+    making = RUN_FOLDER.with_suffix(".unfinished")
+    source = making / "source"
+    shutil.rmtree(making, ignore_errors=True)
     shutil.copytree(runtime.PROJECT_ROOT / "book", source / "book")
-    shutil.copytree(NOTEBOOKS, source / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (source / "notebooks").mkdir()
+    for name in names():
+        shutil.copy(NOTEBOOKS / f"{name}.ipynb", source / "notebooks")
     shutil.copy(runtime.PROJECT_ROOT / "_config.yml", source)
     print(runtime.describe(), flush=True)
     rows, failures = [("notebook", "article", "stored run", "this run", "time")], []
@@ -186,11 +220,16 @@ def run(wanted: list[str]) -> int:
             )
         )
     built = _build_book(source)
+    if built:
+        shutil.rmtree(RUN_FOLDER, ignore_errors=True)
+        os.replace(making, RUN_FOLDER)
     print(f"\n{table(rows)}\n")
     for failure in failures:
         print(failure, file=sys.stderr)
     index = RUN_FOLDER / "_build" / "html" / "index.html"
     print(f"The book from this run: {index}" if built else "The book could not be built: see above.")
+    if not built and index.exists():
+        print(f"The book from an earlier run is still there: {index}")
     return int(bool(failures) or not built)
 
 
@@ -203,7 +242,7 @@ def _build_book(source: Path) -> bool:
         "--toc",
         str(source / "book" / "_toc.yml"),
         "--path-output",
-        str(RUN_FOLDER),
+        str(source.parent),
         "-nW",
         "--keep-going",
     ]
@@ -276,6 +315,29 @@ def restamp(wanted: list[str], because: str) -> int:
     return 0
 
 
+def checkpoints(remove: bool = False) -> int:
+    """List what interrupted trainings have left in `checkpoints/`, with age and size; delete it on request.
+
+    The same call of `fit` would go on there. After `resume.KEPT_DAYS` days the next training that saves
+    itself deletes it unasked.
+    """
+    files = sorted(CHECKPOINTS.glob("*.pt*"), key=lambda file: file.stat().st_mtime)
+    rows = [("file", "last written", "MB")]
+    for file in files:
+        found = file.stat()
+        when = datetime.fromtimestamp(found.st_mtime).isoformat(" ", "minutes")
+        rows.append((str(file.relative_to(runtime.PROJECT_ROOT)), when, f"{found.st_size / 1e6:,.1f}"))
+    if not files:
+        print(f"{CHECKPOINTS} holds no interrupted training")
+        return 0
+    print(table(rows))
+    if remove:
+        for file in files:
+            file.unlink(missing_ok=True)
+    print("deleted" if remove else "make checkpoints REMOVE=1 deletes them")
+    return 0
+
+
 def address() -> int:
     """Write repository and branch of _config.yml into the notebooks' Colab cells, where they say otherwise.
 
@@ -309,10 +371,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m helpers.notebooks", description="Run the course's notebooks."
     )
-    parser.add_argument("action", choices=("run", "store", "restamp", "address"))
+    parser.add_argument("action", choices=("run", "store", "restamp", "checkpoints", "address"))
     parser.add_argument("names", nargs="*", help="notebooks; all if none is named")
     parser.add_argument("--force", action="store_true", help="store: replace outputs of a larger budget too")
     parser.add_argument("--because", default="", help="restamp: why no result can differ")
+    parser.add_argument("--remove", action="store_true", help="checkpoints: delete all that are listed")
     options = parser.parse_intermixed_args(arguments)  # names may follow --because
     try:
         runtime.budget_name(), runtime.data_source()
@@ -320,12 +383,34 @@ def main(arguments: list[str] | None = None) -> int:
             return run(options.names)
         if options.action == "store":
             return store(options.names, options.force)
+        if options.action == "checkpoints":
+            return checkpoints(options.remove)
         if options.action == "address":
             return address()
         return restamp(options.names, options.because)
+    except UnicodeError:
+        raise  # a ValueError too, but nobody's input
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"error: {_refused(error)}", file=sys.stderr)
+        return 2
+
+
+def _refused(error: OSError) -> str:
+    """One line on what the file system refuses, and the way out."""
+    where = error.filename2 or error.filename
+    advice = {
+        errno.ENOSPC: "free some space on this disk",
+        errno.EDQUOT: "free some space of your quota",
+        errno.EROFS: "copy the course to a folder that can be written",
+        errno.EACCES: "make it yours, or copy the course to a folder of your own",
+        errno.EPERM: "make it yours, or copy the course to a folder of your own",
+    }.get(error.errno, "see to it, and run again")
+    return f"can't write or read {where} ({error.strerror}): {advice}"
 
 
 def command() -> None:

@@ -15,6 +15,7 @@ from helpers import checkpoints, runtime
 from helpers.fingerprint import fingerprint
 
 AUTOSAVE_SECONDS = 60
+KEPT_DAYS = 14  # after which an interrupted run that nobody has taken up is deleted
 
 
 class Saves:
@@ -107,6 +108,7 @@ class Saves:
     def save_by_itself(self, step: int) -> None:
         """Save to the run's own file; a disk or a hook that refuses costs one line, not the run."""
         try:
+            remove_old(_folder())
             self.save(self.own_file, step)
         except (OSError, TypeError) as error:
             why = getattr(error, "strerror", None) or error
@@ -119,6 +121,19 @@ class Saves:
         """Delete the run's own file, if there is one."""
         if self.has_own_file:
             self.own_file.unlink(missing_ok=True)
+
+
+def remove_old(folder: Path, days: int = KEPT_DAYS) -> list[Path]:
+    """Delete the files of a folder of automatic checkpoints that were last written so many days ago.
+
+    Returns:
+        What was deleted.
+    """
+    limit = time.time() - days * 86_400
+    old = [file for file in folder.glob("*.pt*") if file.stat().st_mtime < limit]
+    for file in old:
+        file.unlink(missing_ok=True)
+    return old
 
 
 def _folder() -> Path:

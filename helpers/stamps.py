@@ -12,6 +12,7 @@ import hashlib
 import io
 import linecache
 import platform
+import re
 import sys
 import tokenize
 from datetime import date
@@ -28,6 +29,7 @@ from helpers import runtime
 from helpers.imports import helpers_used
 
 NOTEBOOKS = runtime.PROJECT_ROOT / "notebooks"
+OURS = re.compile(r"\d\d[a-z]*_\w+")  # a reader's own notebook, such as Untitled, is none of the course's
 COLAB = "colab"  # tag of the first code cell
 
 
@@ -37,7 +39,7 @@ def names(wanted: list[str] | None = None) -> list[str]:
     Raises:
         ValueError: a wanted name does not exist; the message lists those that do.
     """
-    known = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    known = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if OURS.fullmatch(path.stem))
     unknown = [name for name in wanted or [] if name.removesuffix(".ipynb") not in known]
     if unknown:
         raise ValueError(f"no notebook is called {', '.join(unknown)}: choose from {', '.join(known)}")

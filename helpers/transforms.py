@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,14 @@ class Transform:
         return self._text
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """The transformed batch; the given one stays as it is."""
+        """The transformed batch; the given one stays as it is.
+
+        Raises:
+            ValueError: the images are no tensor, or not of the shape and type that the transform wants.
+        """
+        if not isinstance(images, torch.Tensor):
+            kind = type(images).__name__
+            raise ValueError(f"{self} wants a tensor (N, C, H, W), not {kind}: torch.from_numpy(…) makes one")
         return self._function(images)
 
 
@@ -97,8 +105,8 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     Raises:
         ValueError: the images are not uint8 (N, C, H, W), or the size is below 1.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or size < 1:
-        given = f"{images.dtype} {tuple(images.shape)}"
+    if not _is_uint8_batch(images) or size < 1:
+        given = _kind(images)
         raise ValueError(f"resize to {size} wants ≥ 1 pixel and uint8 images (N, C, H, W), not {given}")
     small = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8, device=images.device)
     for start in range(0, len(images), 512):
@@ -133,6 +141,7 @@ def random_flip() -> Transform:
     """Mirror each image left to right with probability ½, every image for itself."""
 
     def apply(images: torch.Tensor) -> torch.Tensor:
+        _room(images, 1, "random_flip()")
         mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
         return _mirror(images, mirrored, one_by_one=images.device.type == "cpu" and len(images) > 0)
 
@@ -212,8 +221,8 @@ def pca_colour(images: torch.Tensor, sigma: float = 0.1, std: Sequence[float] = 
     Source: Krizhevsky et al. 2012, section 4.1. The paper does not say in what unit λ is.
     """
     text = f"pca_colour({sigma}, {tuple(std)})"
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        given = f"{images.dtype} {tuple(images.shape)}"
+    if not _is_uint8_batch(images) or images.shape[1] != 3 or not len(images):
+        given = _kind(images)
         raise ValueError(f"{text} wants a set of uint8 images (N, 3, H, W), not {given}")
     if not 0 <= sigma < math.inf or len(std) != 3 or not all(0 < value < math.inf for value in std):
         raise ValueError(f"{text}: wants sigma ≥ 0 and three stds above 0, all finite")
@@ -229,7 +238,7 @@ def pca_colour(images: torch.Tensor, sigma: float = 0.1, std: Sequence[float] = 
     def apply(batch: torch.Tensor) -> torch.Tensor:
         if not batch.is_floating_point():
             raise ValueError(f"{text} wants float images, not {batch.dtype}: scale or normalize them first")
-        if batch.shape[1] != 3:  # one channel would silently become three
+        if batch.ndim != 4 or batch.shape[1] != 3:  # one channel would silently become three
             raise ValueError(f"{text} wants images of three channels, not {tuple(batch.shape)}")
         alpha = torch.randn(len(batch), 3, device=batch.device) * sigma
         return batch + (alpha @ components_on(batch.device))[:, :, None, None]
@@ -249,6 +258,13 @@ def _colour_covariance(images: torch.Tensor) -> torch.Tensor:
 
 def _room(images: torch.Tensor, size: int, text: str) -> tuple[int, int]:
     """How many pixels a square window can move down and to the right in the images."""
+    if (
+        not isinstance(images, torch.Tensor) or images.ndim != 4
+    ):  # of one image, each channel would be another
+        given = tuple(getattr(images, "shape", ())) or type(images).__name__
+        raise ValueError(
+            f"{text} wants a batch of images (N, C, H, W), not {given}: images[None] makes one of one"
+        )
     height, width = images.shape[-2] - size, images.shape[-1] - size
     if size < 1 or min(height, width) < 0:
         raise ValueError(f"{text} wants images of that size at least, not {tuple(images.shape)}")
@@ -266,6 +282,18 @@ def compose(*steps: Callable[[torch.Tensor], torch.Tensor]) -> Transform:
     # A plain function goes by its name: its repr holds an address, which differs from run to run.
     text = f"compose({', '.join(getattr(step, '__qualname__', repr(step)) for step in steps)})"
     return Transform(text, lambda images: functools.reduce(lambda batch, step: step(batch), steps, images))
+
+
+def _is_uint8_batch(images: Any) -> bool:
+    """Whether these are uint8 images (N, C, H, W)."""
+    return isinstance(images, torch.Tensor) and images.dtype == torch.uint8 and images.ndim == 4
+
+
+def _kind(images: Any) -> str:
+    """Type and shape of what was given, such as `torch.float32 (1, 28, 28)` or `ndarray`."""
+    if isinstance(images, torch.Tensor):
+        return f"{images.dtype} {tuple(images.shape)}"
+    return type(images).__name__
 
 
 def _to_float(images: torch.Tensor, text: str) -> torch.Tensor:

@@ -302,7 +302,7 @@ def test_page_shows_what_the_notebooks_recorded(pages, name):
 
 
 def test_slips_page_lists_every_slip_of_every_notebook(pages):
-    notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
     slips = [text for name in notebooks for key, text in recorded(name).items() if key.startswith("slip-")]
     assert slips, "no notebook recorded a slip"
     page = pages["book/slips.html"].find("article")

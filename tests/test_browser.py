@@ -262,3 +262,18 @@ def test_mode_switch_darkens_the_page(page):
             break
     assert page.evaluate(background) != light
     page.evaluate("localStorage.clear()")
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
+def test_code_printed_from_a_page_is_not_cut(browser, name):
+    context = browser.new_context(
+        viewport={"width": 660, "height": 960}, offline=True
+    )  # A4 within its margins
+    context.set_default_timeout(120_000)
+    tab = context.new_page()
+    tab.goto((HTML / name).as_uri())
+    tab.emulate_media(media="print")
+    cut = "all => all.filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText.slice(0, 80))"
+    found = tab.locator("article pre").evaluate_all(cut)
+    assert found == []
+    context.close()

@@ -146,9 +146,29 @@ def test_digits_split_is_stratified():
         assert np.abs(counts - scans * size / 1797).max() <= 1
 
 
+def alike(one, other):
+    """Whether two `Splits` hold the same images and labels under the same names."""
+    pairs = [(getattr(one, part), getattr(other, part)) for part in ("train", "val", "test")]
+    same = all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
+    names = [[splits.name, splits.embedded, splits.train.name] for splits in (one, other)]
+    return same and names[0] == names[1]
+
+
+@pytest.mark.parametrize("load", [digits, lambda: shapes(10, 10, 10), lambda: mnist("embedded")])
+def test_what_a_reader_writes_into_a_set_is_not_met_at_the_next_call(load):
+    expected = load().train.images.clone()
+    spoilt = load()
+    for part in (spoilt.train, spoilt.val, spoilt.test):
+        part.images.zero_()
+        part.labels.zero_()
+    assert torch.equal(load().train.images, expected)
+    assert load().test.labels.any()
+    assert load().val.images.any()
+
+
 def test_digits_are_the_same_every_time():
-    assert digits() is digits()
-    again = digits.__wrapped__()
+    assert alike(digits(), digits())
+    again = data._load_digits.__wrapped__()
     for part in ("train", "val", "test"):
         assert torch.equal(getattr(again, part).images, getattr(digits(), part).images)
 
@@ -226,7 +246,7 @@ def test_mnist_takes_source_and_folder_from_the_dials(tiny, monkeypatch):
     monkeypatch.setenv("COURSE_DATA", "real")
     assert mnist().test.labels.tolist() == [7, 2, 1]
     monkeypatch.setenv("COURSE_DATA", "embedded")
-    assert mnist() is digits()
+    assert alike(mnist(), digits())
 
 
 @pytest.mark.parametrize("name", ["with spaces", "Übungen und 数字", "[ab]*"])
@@ -240,7 +260,7 @@ def test_mnist_reads_from_folders_of_any_name(tiny, mirror, monkeypatch, name):
 def test_mnist_auto_goes_on_with_digits_where_the_root_is_read_only(tiny, unwritable, capsys):
     folder, protect = unwritable
     with protect(folder):
-        assert mnist("auto", folder) is digits()
+        assert alike(mnist("auto", folder), digits())
     assert "can't write to the data folder: Permission denied" in capsys.readouterr().out
 
 
@@ -281,10 +301,33 @@ def test_mnist_real_says_in_one_line_where_it_looked_and_what_to_do(tiny):
     assert "\n" not in message
 
 
+def test_mnist_unpacks_what_somebody_fetched_by_hand(tiny):
+    raw = tiny / "MNIST" / "raw"
+    expected = mnist("real", tiny)
+    data._load_mnist.cache_clear()
+    for file in list(raw.iterdir()):
+        (raw / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert alike(mnist("real", tiny), expected)
+    assert set(TINY) <= {file.name for file in raw.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", gzip.compress(b"another file", mtime=0)], ids=["empty", "text", "other"]
+)
+def test_mnist_says_what_is_wrong_with_a_file_fetched_by_hand(tiny, content):
+    name = next(iter(TINY))
+    raw = tiny / "MNIST" / "raw"
+    (raw / name).unlink()
+    (raw / f"{name}.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}\.gz sent .*; delete it and run again"):
+        mnist("real", tiny)
+
+
 def test_mnist_auto_goes_on_with_digits_and_says_so_once(tiny, capsys):
     (tiny / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    assert mnist("auto", tiny) is digits()
-    assert mnist("auto", tiny) is digits()
+    assert alike(mnist("auto", tiny), digits())
+    assert alike(mnist("auto", tiny), digits())
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert "1,797 digits" in printed
@@ -294,7 +337,7 @@ def test_mnist_auto_goes_on_with_digits_and_says_so_once(tiny, capsys):
 
 def test_mnist_embedded_looks_nowhere(monkeypatch):
     monkeypatch.delattr(data, "missing_files")
-    assert mnist("embedded", "/nowhere") is digits()
+    assert alike(mnist("embedded", "/nowhere"), digits())
 
 
 @pytest.fixture
@@ -367,7 +410,7 @@ def test_shapes_take_their_counts_from_the_budget_where_none_is_given(seeds_draw
 
 
 def test_shapes_are_drawn_once(seeds_drawn):
-    assert shapes(10, 10, 10) is shapes(10, 10, 10)
+    assert alike(shapes(10, 10, 10), shapes(10, 10, 10))
     assert len(seeds_drawn) == 3
 
 
@@ -473,16 +516,52 @@ def test_imagenette_parts_are_slices_of_one_file(ette):
     assert (ette / "decoded" / "imagenette-64.bin").stat().st_size == 70 * 3 * 64**2
 
 
+def test_what_a_reader_writes_into_imagenette_or_mnist_is_not_met_at_the_next_call(ette, tiny):
+    for load in (lambda: imagenette("real", ette), lambda: mnist("real", tiny)):
+        expected = load().test.images.clone()
+        spoilt = load().test
+        spoilt.images.zero_()
+        spoilt.labels.zero_()
+        assert torch.equal(load().test.images, expected)
+        assert load().test.labels.any()
+
+
+def test_imagenette_without_one_readable_image_of_a_class_is_refused(ette):
+    for part, wnid in (("train", "n02102040"), ("val", "n03888257")):
+        kept = {file: file.read_bytes() for file in (ette / "imagenette2-320" / part / wnid).iterdir()}
+        for file in kept:
+            file.write_bytes(b"no image")
+        name = data.IMAGENETTE_CLASSES[wnid]
+        with pytest.raises(ValueError, match=rf"no image of .*{part}/{wnid} \({name}\) can be read: delete"):
+            imagenette("real", ette)
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+
+def test_imagenette_notices_another_file_of_the_same_name_and_size(ette, capsys):
+    first = imagenette("real", ette)
+    file = sorted((ette / "imagenette2-320" / "val" / "n01440764").iterdir())[0]
+    content = file.read_bytes()
+    other = next(
+        one.read_bytes() for one in sorted((ette / "imagenette2-320" / "val" / "n03888257").iterdir())
+    )
+    size = max(len(content), len(other))
+    file.write_bytes(other.ljust(size, b"\0"))  # bytes after a JPEG's end are not read
+    os.utime(file, ns=(0, 1))
+    data._load_imagenette.cache_clear()
+    capsys.readouterr()
+    assert not alike(imagenette("real", ette), first)
+    assert "was made from other image files" in capsys.readouterr().out
+
+
 def test_imagenette_is_loaded_once_and_decoded_once(ette, monkeypatch):
     first = imagenette("real", ette)
-    assert imagenette("real", str(ette)) is first
+    with monkeypatch.context() as without:
+        without.setattr(data, "_read_imagenette", None)
+        assert alike(imagenette("real", str(ette)), first)
     data._load_imagenette.cache_clear()
     monkeypatch.delattr(decoded, "_pixels")
-    again = imagenette("real", ette)
-    assert again is not first
-    for part in ("train", "val", "test"):
-        assert torch.equal(getattr(again, part).images, getattr(first, part).images)
-        assert torch.equal(getattr(again, part).labels, getattr(first, part).labels)
+    assert alike(imagenette("real", ette), first)
 
 
 def test_imagenette_leaves_out_a_damaged_image_and_its_label(ette, capsys):
@@ -545,7 +624,7 @@ def test_imagenette_names_a_class_without_images(ette, source, part, wnid, name)
 
 def test_imagenette_prefers_224_then_320_then_full_then_160(ette, monkeypatch, capsys):
     folders = []
-    monkeypatch.setattr(data, "_read_imagenette", lambda folder, cache: folders.append(folder.name))
+    monkeypatch.setattr(data, "_read_imagenette", lambda folder, cache: lambda: folders.append(folder.name))
     shutil.rmtree(ette)
     for name in ("imagenette2-160", "imagenette2", "imagenette2-320", "imagenette2-224"):
         (ette / name).mkdir(parents=True)
@@ -574,7 +653,7 @@ def test_imagenette_takes_source_and_folder_from_the_dials(ette, monkeypatch):
     monkeypatch.setenv("COURSE_DATA", "real")
     assert len(imagenette().test) == 20
     monkeypatch.setenv("COURSE_DATA", "embedded")
-    assert imagenette() is digits()
+    assert alike(imagenette(), digits())
 
 
 def test_imagenette_rejects_an_unknown_source():
@@ -584,7 +663,7 @@ def test_imagenette_rejects_an_unknown_source():
 
 def test_imagenette_embedded_looks_nowhere(ette, monkeypatch):
     monkeypatch.delattr(data, "_load_imagenette")
-    assert imagenette("embedded", "/nowhere") is digits()
+    assert alike(imagenette("embedded", "/nowhere"), digits())
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -613,7 +692,7 @@ def test_imagenette_real_says_in_one_line_where_it_looked_and_what_to_do(ette):
 
 def test_imagenette_auto_goes_on_with_shapes_and_says_so_once(ette, capsys):
     for _ in range(2):
-        assert imagenette("auto", ette / "nowhere") is digits()  # which stand for the shapes here
+        assert alike(imagenette("auto", ette / "nowhere"), digits())  # which stand for the shapes here
     printed = capsys.readouterr().out
     assert printed.startswith("No Imagenette here, no download (127.0.0.1:9: ")
     assert printed.endswith("): going on with drawings of ten shapes.\n")

@@ -152,14 +152,15 @@ class Colab:
         monkeypatch.setenv("PIP_FIND_LINKS", str(folder / "wheels"))
         monkeypatch.delenv("PYTHONPATH", raising=False)
 
-    def run(self, *, shell="google.colab._shell.Shell", address=None, then=""):
+    def run(self, *, inside=True, address=None, then=""):
         """Run the Colab cell in a new process, and a line after it; the finished process."""
         address = self.repository.as_uri() if address is None else address
         cell, replaced = re.subn(
             r'COURSE, BRANCH = "[^"]*"', f'COURSE, BRANCH = "{address}"', colab_cell("05_alexnet")
         )
         assert replaced == 1
-        source = f"get_ipython = lambda: {shell!r}\n{cell}\n{then}"
+        loaded = "import sys; sys.modules['google.colab'] = sys\n" if inside else ""
+        source = f"{loaded}{cell}\n{then}"
         run = {"cwd": self.folder / "content", "capture_output": True, "text": True}
         return subprocess.run([self.python, "-c", source], **run)
 
@@ -207,7 +208,7 @@ def test_in_colab_the_cell_says_so_if_nobody_told_it_where_the_course_is(colab):
 
 
 def test_elsewhere_a_lone_notebook_names_the_course_and_fetches_nothing(colab):
-    failed = colab.run(shell="<ipykernel.zmqshell.ZMQInteractiveShell>")
+    failed = colab.run(inside=False)
     message = f"ModuleNotFoundError: helpers/ is missing: fetch the whole course {colab.repository.as_uri()}"
     assert message in failed.stderr
     assert list((colab.folder / "content").iterdir()) == []
@@ -215,6 +216,6 @@ def test_elsewhere_a_lone_notebook_names_the_course_and_fetches_nothing(colab):
 
 def test_elsewhere_the_cell_of_a_whole_course_does_nothing(colab, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(colab.repository))
-    done = colab.run(shell="<ipykernel.zmqshell.ZMQInteractiveShell>", then="print(os.getcwd())")
+    done = colab.run(inside=False, then="print(os.getcwd())")
     assert (done.stdout, done.stderr) == (f"{colab.folder / 'content'}\n", "")
     assert list((colab.folder / "content").iterdir()) == []

@@ -1,5 +1,8 @@
 """Runs that save themselves: what goes on after a crash, with the notes of its hooks, and what does not."""
 
+import os
+import time
+
 import pytest
 import torch
 from test_training import image_set, network, raise_at, same, train
@@ -199,3 +202,38 @@ def test_what_hooks_have_noted_comes_back_on_the_device_of_the_run():
     there = resume._data(notes, lambda tensor: tensor.to("meta"))
     assert there["a"][0].device.type == there["a"][1][0].device.type == "meta"
     assert (there["a"][1][1:], there[5]) == ((1, True, None, "text"), 0.5)
+
+
+def test_an_interrupted_run_is_kept_for_two_weeks(autosaves):
+    autosaves.mkdir()
+    other = autosaves / "notes.txt"
+    for name, days in (("old.pt", 15), ("fresh.pt", 13), ("half.pt.7.unfinished", 15), ("notes.txt", 15)):
+        (autosaves / name).write_bytes(b"x")
+        os.utime(autosaves / name, (0, time.time() - days * 86_400))
+    with pytest.raises(KeyboardInterrupt):
+        cell(fails_once(3))
+    kept = {path.name for path in autosaves.iterdir()}
+    assert {"fresh.pt", "notes.txt"} < kept
+    assert not {"old.pt", "half.pt.7.unfinished"} & kept
+    assert len(kept) == 3
+    assert other.exists()
+
+
+def test_a_compiled_network_goes_on_after_an_interruption(tmp_path):
+    """What torch.compile returns holds objects that differ from one start to the next."""
+    path = tmp_path / "run.pt"
+
+    def compiled():
+        model = torch.compile(network(), backend="eager")
+        torch.manual_seed(0)
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        train(compiled(), checkpoint=path, checkpoint_every=4, hooks=[raise_at(6)])
+    steps = []
+    model = compiled()
+    train(model, checkpoint=path, checkpoint_every=4, hooks=[(1, lambda state: steps.append(state.step))])
+    assert steps[0] == 5
+    whole = compiled()
+    train(whole)
+    assert same(model.state_dict(), whole.state_dict())

@@ -1,7 +1,11 @@
 """The runner behind `make run` and `make full`, on notebooks that take no time."""
 
+import contextlib
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from filelock import FileLock
 
 from helpers import notebooks, stamps
 from helpers.notebooks import main
@@ -150,12 +155,13 @@ def test_main_run_goes_on_after_a_failing_notebook_and_ends_with_its_cell_and_ex
     assert "\x1b" not in printed.err
     header, rule, *rows = printed.out[printed.out.index("notebook ") :].splitlines()[:4]
     assert re.split(r"\s{2,}", header) == ["notebook", "article", "stored run", "this run", "time"]
-    assert set(rule) == {"─", " "}
+    assert set(rule) == {"-", " "}
     assert re.split(r"\s{2,}", rows[0]) == ["01_fails", "–", "–", "FAILED", "–"]
     assert re.fullmatch(r"02_works\s+–\s+–\s+97.45 %\s+\d+ s", rows[1])
     assert str(tmp_path / "_build" / "run" / "_build" / "html" / "index.html") in printed.out
     assert (first.read_bytes(), second.read_bytes()) == before
-    (source,) = book[0]
+    assert len(book[0]) == 1
+    source = tmp_path / "_build" / "run" / "source"
     copies = [nbformat.read(source / "notebooks" / path.name, as_version=4) for path in (first, second)]
     assert copies[0].cells[0].execution_count is None
     assert stamps.records(copies[1]) == {"headline-here": "97.45 %"}
@@ -333,7 +339,7 @@ def test_command_ends_at_once_and_in_one_line_on_ctrl_c(monkeypatch, capsys):
 
 def test_table_aligns_its_columns():
     assert notebooks.table([("a", "long title"), ("longer", "b"), ("c", "")]) == (
-        "a       long title\n──────  ──────────\nlonger  b\nc"
+        "a       long title\n------  ----------\nlonger  b\nc"
     )
 
 
@@ -481,3 +487,171 @@ def test_the_course_and_its_notebooks_name_the_same_address():
     line = f'COURSE, BRANCH = "{settings["url"] or ""}", "{settings["branch"]}"'
     for name in stamps.names():
         assert [line in cell.source for cell in stamps.read(name).cells].count(True) == 1, name
+
+
+# ---------------------------------------------------------------- other people's files and machines
+
+
+def test_notebooks_that_a_reader_opens_beside_the_courses_own_are_left_alone(course, executes_nothing, book):
+    course("01_small", "1")
+    for name in ("Untitled", "Untitled1", "my_01_copy", "01", "notes 01"):
+        course(name, "raise SystemError('not the course')")
+    assert stamps.names() == ["01_small"]
+    assert main(["run"]) == 0
+    copied = notebooks.RUN_FOLDER / "source" / "notebooks"
+    assert [path.stem for path in copied.iterdir()] == ["01_small"]
+
+
+@pytest.fixture
+def executes_nothing(monkeypatch):
+    """The notebooks count as executed as they are."""
+
+    def execute(name, save_to, threads=None):
+        notebook = stamps.read(name)
+        notebook.metadata["course"] = {"stamp": STAMP | {"wall_seconds": 1}}
+        return notebook
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+
+
+def test_a_second_run_at_once_is_refused_in_one_line(course, executes_nothing, book, capsys):
+    course("01_small", "1")
+    notebooks.RUN_FOLDER.parent.mkdir(parents=True)
+    with FileLock(notebooks.RUN_FOLDER.with_suffix(".lock")):
+        assert main(["run"]) == 2
+    assert re.fullmatch(r"error: another run is at work in .*: wait .*\n", capsys.readouterr().err)
+    assert book[0] == []
+    assert main(["run"]) == 0
+
+
+def test_the_earlier_book_stays_until_the_new_one_is_whole(
+    course, executes_nothing, book, monkeypatch, capsys
+):
+    course("01_small", "1")
+    earlier = notebooks.RUN_FOLDER / "_build" / "html" / "index.html"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("the earlier book")
+    book[1][0] = False
+    assert main(["run"]) == 1
+    assert earlier.read_text() == "the earlier book"
+    assert "The book from an earlier run is still there" in capsys.readouterr().out
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(notebooks, "execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(["run"])
+    assert earlier.read_text() == "the earlier book"
+    book[1][0] = True
+    assert main(["run"]) == 0
+    assert not earlier.exists()  # the stand-in has built none
+    assert (notebooks.RUN_FOLDER / "source").is_dir()
+
+
+def test_a_folder_that_can_not_be_made_costs_one_line(course, book, monkeypatch, tmp_path, capsys):
+    course("01_small", "1")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(notebooks, "RUN_FOLDER", tmp_path / "file" / "_build" / "run")
+    assert main(["run"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"error: can't write or read {tmp_path}/file/_build \(Not a directory\): .*\n", said)
+
+
+def test_a_full_disk_costs_one_line(course, book, monkeypatch, capsys):
+    course("01_small", "1")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "/small/disk/01_small.ipynb")
+
+    monkeypatch.setattr(notebooks, "execute", full)
+    assert main(["store"]) == 2
+    assert capsys.readouterr().err == (
+        "error: can't write or read /small/disk/01_small.ipynb (No space left on device): "
+        "free some space on this disk\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "latin-1"])
+def test_whatever_a_stream_can_show_is_shown(encoding):
+    code = "from helpers import notebooks, runtime; print(notebooks.table([('a', '±'), ('·', '…−')])); "
+    code += "print(runtime.describe()); import sys; print('→ ×', file=sys.stderr); print('end')"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).splitlines()[-1] == "end"
+    assert b"budget" in done.stdout
+
+
+# ---------------------------------------------------------------- make
+
+
+needs_make = pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="make isn't installed")
+
+
+def make(*arguments, **variables):
+    """What `make` would do, as text."""
+    command = ["make", "--dry-run", "--no-print-directory", "--old-file", ".venv/ready", *arguments]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COURSE_")} | variables
+    run = {"cwd": PROJECT, "capture_output": True, "text": True, "check": True}
+    return subprocess.run(command, env=environment, **run).stdout
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("target", "budget", "data"), [("run", "quick", "embedded"), ("full", "full", "real")]
+)
+def test_make_takes_the_dials_from_its_arguments_then_the_environment(target, budget, data):
+    assert f"COURSE_BUDGET={budget} COURSE_DATA={data} " in make(target)
+    environment = {"COURSE_BUDGET": "cpu", "COURSE_DATA": "auto"}
+    assert "COURSE_BUDGET=cpu COURSE_DATA=auto " in make(target, **environment)
+    both = make(target, "BUDGET=quick", "DATA=embedded", **environment)
+    assert "COURSE_BUDGET=quick COURSE_DATA=embedded " in both
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["run", "full"])
+def test_what_make_started_ends_with_it(tmp_path, target):
+    script = tmp_path / "runner"
+    script.write_text(
+        '#!/bin/sh\necho $$ > "$PID_FILE.new"\nmv "$PID_FILE.new" "$PID_FILE"\nexec sleep 600\n'
+    )
+    script.chmod(0o755)
+    file = tmp_path / "pid"
+    command = ["make", "--old-file", ".venv/ready", target, f"PY={script}"]
+    environment = os.environ | {"PID_FILE": str(file)}
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.DEVNULL) as process:
+        for _ in range(1200):
+            if file.exists():
+                break
+            time.sleep(0.1)
+        process.terminate()
+    runner = int(file.read_text())
+    for _ in range(600):  # a moment passes until the system has buried it
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(runner, 0)
+            time.sleep(0.1)
+            continue
+        return
+    os.kill(runner, signal.SIGKILL)
+    pytest.fail("it went on")
+
+
+# ---------------------------------------------------------------- what interrupted trainings leave
+
+
+def test_checkpoints_are_listed_and_removed_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks.runtime, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "CHECKPOINTS", tmp_path / "checkpoints")
+    assert main(["checkpoints"]) == 0
+    assert "holds no interrupted training" in capsys.readouterr().out
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints" / "abc.pt"
+    file.write_bytes(bytes(2_500_000))
+    assert main(["checkpoints"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"checkpoints.abc\.pt +\d{4}-\d\d-\d\d \d\d:\d\d +2\.5\n", out)
+    assert file.exists()
+    assert main(["checkpoints", "--remove"]) == 0
+    assert not file.exists()

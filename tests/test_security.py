@@ -29,7 +29,7 @@ def python_sources():
         for path in sorted((PROJECT / folder).glob("*.py")):
             yield path.name, path.read_text("utf-8")
     for folder in ("notebooks", "drafts"):
-        for path in sorted((PROJECT / folder).glob("*.ipynb")):
+        for path in sorted((PROJECT / folder).glob("[0-9][0-9]*_*.ipynb")):
             for cell in nbformat.read(path, as_version=4).cells:
                 if cell.cell_type == "code":
                     yield path.name, re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)

@@ -53,7 +53,7 @@ class Slips(SphinxDirective):
         """Return the sentence and the sections; warn of a notebook that cannot be read."""
         self.env.note_reread()  # notebooks come and go
         sections, total = [], 0
-        for path in sorted(Path(self.env.srcdir, "notebooks").glob("*.ipynb")):
+        for path in sorted(Path(self.env.srcdir, "notebooks").glob("[0-9][0-9]*_*.ipynb")):
             try:
                 notebook = read(path.stem, path.parent)
                 found = slips(notebook)
