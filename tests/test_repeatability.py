@@ -49,9 +49,9 @@ def twice(course, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # the copies lie elsewhere than `helpers`
     monkeypatch.setattr(notebooks, "_build_book", lambda source: True)
     cells = stamps.read(NAME, PROJECT / "notebooks").cells
-    for copy in ("once", "again"):
+    for copy in ("01_once", "02_again"):
         course(copy, new_code_cell(KEEP_HISTORIES), *cells, new_code_cell(RECORD_HISTORIES))
-    return [notebooks.RUN_FOLDER / "source" / "notebooks" / f"{copy}.ipynb" for copy in ("once", "again")]
+    return [notebooks.RUN_FOLDER / "source" / "notebooks" / f"{copy}.ipynb" for copy in ("01_once", "02_again")]
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="Apple's GPU adds in another order each time")
