@@ -51,7 +51,9 @@ def twice(course, monkeypatch):
     cells = stamps.read(NAME, PROJECT / "notebooks").cells
     for copy in ("01_once", "02_again"):
         course(copy, new_code_cell(KEEP_HISTORIES), *cells, new_code_cell(RECORD_HISTORIES))
-    return [notebooks.RUN_FOLDER / "source" / "notebooks" / f"{copy}.ipynb" for copy in ("01_once", "02_again")]
+    return [
+        notebooks.RUN_FOLDER / "source" / "notebooks" / f"{copy}.ipynb" for copy in ("01_once", "02_again")
+    ]
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="Apple's GPU adds in another order each time")
